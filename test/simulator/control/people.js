@@ -1,0 +1,179 @@
+// Control: what contacts, colleagues and recipients do by themselves, on Mailchimp's forms and pages and with their mail.
+
+import { parseInstant } from '../lib/clock.js';
+import { hashOf } from '../lib/email.js';
+import { addMergeField } from '../lib/lists.js';
+import { addTags, archive, createMember, forget, setStatus, updateMember } from '../lib/members.js';
+import { addToSegment, findTag, removeFromSegment, removeSegment, tagNamed } from '../lib/segments.js';
+import { addEvents, engage, personOf, readEvent } from '../lib/events.js';
+import { schedule, startSending, tick, unschedule } from '../lib/sending.js';
+import { removeCampaign } from '../api/campaigns.js';
+import { listNamed, rawMember } from './looking.js';
+
+function campaignNamed(world, id) {
+  const campaign = world.campaigns.get(id);
+  if (!campaign) throw new Error(`no campaign ${id}`);
+  return campaign;
+}
+
+// A person's act on a mail also belongs to the campaign's report.
+function note(world, member, body, action) {
+  if (!body.campaign) return;
+  const campaign = campaignNamed(world, body.campaign);
+  const person = personOf(campaign, member.email_address);
+  addEvents(world, campaign, [readEvent(world, campaign, { email: person.email, action, reason: body.reason })]);
+}
+
+const ACTS = {
+  unsubscribe(world, list, member, body) {
+    note(world, member, body, 'unsubscribe');
+    setStatus(world, list, member, 'unsubscribed', 'contact', world.now(), body.reason);
+    member.unsubscribed_by = 'contact';
+  },
+  admin_unsubscribe: (world, list, member, body) => setStatus(world, list, member, 'unsubscribed', 'admin', world.now(), body.reason),
+  abuse(world, list, member, body) {
+    note(world, member, body, 'abuse');
+    setStatus(world, list, member, 'unsubscribed', 'contact', world.now(), 'Abuse complaint');
+    member.unsubscribed_by = 'contact';
+  },
+  resubscribe(world, list, member) {
+    member.review = false;
+    setStatus(world, list, member, 'subscribed', 'contact');
+  },
+  confirm(world, list, member) {
+    if (member.status !== 'pending') throw new Error('only a pending member can confirm');
+    setStatus(world, list, member, 'subscribed', 'contact');
+  },
+  clean(world, list, member, body) {
+    note(world, member, body, 'hard');
+    setStatus(world, list, member, 'cleaned', 'contact');
+  },
+  compliance(world, list, member) {
+    member.review = true;
+    world.touch(list);
+  },
+  archive: (world, list, member) => archive(world, list, member),
+  delete_permanent: (world, list, member) => forget(world, list, member),
+  edit(world, list, member, { merge_fields, language, vip }) {
+    updateMember(world, list, member, { merge_fields, language, vip }, { skipRequired: true });
+  },
+  change_email(world, list, member, body) {
+    updateMember(world, list, member, { email_address: body.new_email }, { skipRequired: true });
+  },
+  tag: (world, list, member, body) => addToSegment(world, list, tagNamed(world, list, body.tag), member),
+  untag(world, list, member, body) {
+    const tag = findTag(list, body.tag);
+    if (tag) removeFromSegment(world, list, tag, member);
+  },
+};
+
+function addMember(world, list, body) {
+  const member = createMember(world, list, {
+    email_address: body.email, status: body.status || 'subscribed', merge_fields: body.merge_fields,
+  }, { skipRequired: true, source: body.source || 'Admin Add' });
+  addTags(world, list, member, body.tags || []);
+  return member;
+}
+
+// A Mailchimp-hosted form is the only way back for an address that was permanently deleted.
+function memberFor(world, list, body) {
+  const hash = hashOf(body.email);
+  if (body.action === 'add') return addMember(world, list, body);
+  if (body.action === 'resubscribe' && list.forgotten.delete(hash)) return addMember(world, list, { ...body, source: 'Hosted Signup Form' });
+  const member = list.members.get(hash);
+  if (!member) throw new Error(`${body.email} is not in the list`);
+  return member;
+}
+
+function memberAct(world, list, body) {
+  if (body.action !== 'add' && !ACTS[body.action]) throw new Error(`action: add, ${Object.keys(ACTS).join(', ')}`);
+  const member = memberFor(world, list, body);
+  ACTS[body.action]?.(world, list, member, body);
+  return list.members.get(member.id) === member ? rawMember(list, member) : null;
+}
+
+const LIST_ACTS = {
+  require_field(world, list, { tag, required = true }) {
+    const field = list.mergeFields.find((candidate) => candidate.tag === tag);
+    if (!field) throw new Error(`no merge field ${tag}`);
+    field.required = required;
+    world.touch(list);
+    return field;
+  },
+  add_field: (world, list, { tag, name, type, required, options }) => addMergeField(world, list, { tag, name, type, required, options }),
+  delete_field(world, list, { tag }) {
+    list.mergeFields = list.mergeFields.filter((field) => field.tag !== tag);
+    for (const member of list.members.values()) delete member.merge_fields[tag];
+    world.touch(list);
+    return { deleted: tag };
+  },
+  delete_segment(world, list, { segment }) {
+    const found = list.segments.get(Number(segment));
+    if (!found) throw new Error(`no segment ${segment}`);
+    removeSegment(world, list, found);
+    return { deleted: found.id };
+  },
+};
+
+const CAMPAIGN_ACTS = {
+  send: (world, campaign) => startSending(world, campaign),
+  schedule: (world, campaign, { at }) => schedule(world, campaign, parseInstant(at)),
+  unschedule: (world, campaign) => unschedule(world, campaign),
+  delete: (world, campaign) => removeCampaign(world, campaign),
+  edit(world, campaign, { settings }) {
+    Object.assign(campaign.settings, settings);
+    world.touch();
+  },
+};
+
+function campaignAct(world, body) {
+  const campaign = campaignNamed(world, body.campaign);
+  if (!CAMPAIGN_ACTS[body.action]) throw new Error(`action: ${Object.keys(CAMPAIGN_ACTS).join(', ')}`);
+  CAMPAIGN_ACTS[body.action](world, campaign, body);
+  return { id: campaign.id, status: campaign.status };
+}
+
+function templateAct(world, body) {
+  for (const account of world.accounts.values()) {
+    const template = account.templates.get(Number(body.template));
+    if (!template) continue;
+    if (body.action !== 'delete') throw new Error('action: delete');
+    template.active = false;
+    world.touch();
+    return { id: template.id, active: false };
+  }
+  throw new Error(`no template ${body.template}`);
+}
+
+function act({ world, body }) {
+  if (body.template !== undefined) return templateAct(world, body);
+  if (body.list === undefined) return campaignAct(world, body);
+  const list = listNamed(world, body.list);
+  if (body.email !== undefined) return memberAct(world, list, body);
+  if (!LIST_ACTS[body.action]) throw new Error(`action: ${Object.keys(LIST_ACTS).join(', ')}, or give email`);
+  return LIST_ACTS[body.action](world, list, body);
+}
+
+function engageAll({ world, body }) {
+  const { campaign: id, ...options } = body;
+  const campaign = campaignNamed(world, id);
+  if (!campaign.sends) throw new Error('the campaign was not sent');
+  const out = engage(world, campaign, options);
+  tick(world);
+  return out;
+}
+
+function events({ world, body }) {
+  const campaign = campaignNamed(world, body.campaign);
+  if (!campaign.sends) throw new Error('the campaign was not sent');
+  const found = (body.events || [body]).map((event) => readEvent(world, campaign, event));
+  addEvents(world, campaign, found);
+  tick(world);
+  return { events: found.length };
+}
+
+export const routes = [
+  { method: 'POST', path: '/act', handler: act },
+  { method: 'POST', path: '/engage', handler: engageAll },
+  { method: 'POST', path: '/events', handler: events },
+];
