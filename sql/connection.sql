@@ -1,0 +1,589 @@
+/*
+ * connection.sql: a Mailchimp account with its key.
+ *
+ * A connection is a FOREIGN SERVER of the foreign data wrapper mailchimp_sync;
+ * its owner's USER MAPPING holds the key. The table below holds what we know
+ * of the account behind it. It names the server instead of pointing to it by
+ * oid, since a restore makes servers anew; a row whose server is gone has the
+ * state "missing" and keeps the results that belong to it.
+ */
+CREATE TABLE mailchimp_sync.connection (
+	connection		text PRIMARY KEY,
+	dc				text,
+	account_id		text,
+	account_name	text,
+	login_id		text,
+	user_role		text,
+	plan			text,
+	-- what the last request said; mc_connection adds what follows from
+	-- elsewhere (paused, restored, missing)
+	state			text NOT NULL DEFAULT 'no_key'
+					CHECK (state IN ('ok', 'no_key', 'auth_failed', 'throttled', 'unreachable')),
+	detail			text,
+	checked_at		timestamptz,
+	paused			boolean NOT NULL DEFAULT false,
+	-- backoff: how many requests in a row failed, and when to try again
+	failures		integer NOT NULL DEFAULT 0,
+	next_attempt_at	timestamptz,
+	-- mc_alter_connection
+	max_connections	integer CHECK (max_connections BETWEEN 1 AND 10),
+	campaigns_every	interval CHECK (campaigns_every > interval '0'),
+	only_addresses	text[]
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.connection', '');
+
+CREATE TABLE mailchimp_sync.list (
+	connection		text NOT NULL,
+	list_id			text NOT NULL,
+	web_id			bigint,
+	name			text NOT NULL,
+	from_name		text,
+	from_email		text,
+	member_count	bigint,
+	double_optin	boolean NOT NULL DEFAULT false,
+	fetched_at		timestamptz NOT NULL,
+	PRIMARY KEY (connection, list_id)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.list', '');
+
+CREATE TABLE mailchimp_sync.merge_field (
+	connection		text NOT NULL,
+	list_id			text NOT NULL,
+	tag				text NOT NULL,
+	merge_id		integer NOT NULL,
+	name			text NOT NULL,
+	type			text NOT NULL,
+	required		boolean NOT NULL DEFAULT false,
+	fetched_at		timestamptz NOT NULL,
+	PRIMARY KEY (connection, list_id, tag)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.merge_field', '');
+
+CREATE TABLE mailchimp_sync.template (
+	connection		text NOT NULL,
+	template_id		bigint NOT NULL,
+	name			text NOT NULL,
+	type			text,
+	active			boolean NOT NULL,
+	edited_at		timestamptz,
+	fetched_at		timestamptz NOT NULL,
+	PRIMARY KEY (connection, template_id)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.template', '');
+
+CREATE TABLE mailchimp_sync.domain (
+	connection		text NOT NULL,
+	domain			text NOT NULL,
+	verified		boolean NOT NULL,
+	authenticated	boolean NOT NULL,
+	status			text,
+	fetched_at		timestamptz NOT NULL,
+	PRIMARY KEY (connection, domain)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.domain', '');
+
+/*
+ * Which database this is (N14): written by the first mc_connect, rewritten only
+ * by mc_resume. A logical copy finds another stamp and sends nothing.
+ */
+CREATE TABLE mailchimp_sync.home (
+	singleton		boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+	system_id		bigint NOT NULL,
+	database_oid	bigint NOT NULL,
+	instance		text NOT NULL,
+	stamped_at		timestamptz NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.home', '');
+
+/* ---- the foreign data wrapper ---- */
+
+CREATE FUNCTION mailchimp_sync.fdw_validator(text[], oid) RETURNS void
+	LANGUAGE c STRICT AS 'MODULE_PATHNAME', 'mc_fdw_validator';
+
+CREATE FOREIGN DATA WRAPPER mailchimp_sync NO HANDLER VALIDATOR mailchimp_sync.fdw_validator;
+COMMENT ON FOREIGN DATA WRAPPER mailchimp_sync IS
+	'connections to Mailchimp; a server has the options dc and endpoint, the user mapping of its owner api_key or api_key_file';
+
+CREATE FUNCTION @extschema@.mc_connect(connection text, api_key text DEFAULT NULL, api_key_file text DEFAULT NULL,
+	dc text DEFAULT NULL, endpoint text DEFAULT NULL, switch_account boolean DEFAULT false) RETURNS text
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_connect';
+COMMENT ON FUNCTION @extschema@.mc_connect(text, text, text, text, text, boolean) IS
+	'makes or changes a connection: asks Mailchimp whose key it is, fetches lists, templates and domains, returns the account''s name (null without a key)';
+
+/* ---- which database this is ---- */
+
+CREATE FUNCTION mailchimp_sync.identity(OUT system_id bigint, OUT database_oid bigint, OUT instance text)
+	LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'mc_identity';
+
+/*
+ * No stamp: nobody has connected yet, so it is no copy of anything. An account
+ * without a stamp is a restore on its way, which a worker must not overtake.
+ */
+CREATE VIEW mailchimp_sync.at_home AS
+SELECT coalesce(
+	(SELECT (h.system_id, h.database_oid, h.instance) IS NOT DISTINCT FROM (i.system_id, i.database_oid, i.instance)
+		FROM mailchimp_sync.home h, mailchimp_sync.identity() i),
+	NOT EXISTS (SELECT FROM mailchimp_sync.connection c WHERE c.account_id IS NOT NULL)) AS at_home;
+
+CREATE FUNCTION mailchimp_sync.is_home() RETURNS boolean
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT h.at_home FROM mailchimp_sync.at_home h
+$$;
+
+CREATE FUNCTION mailchimp_sync.stamp_home(_again boolean) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	INSERT INTO mailchimp_sync.home AS h (system_id, database_oid, instance, stamped_at)
+	SELECT i.system_id, i.database_oid, i.instance, mailchimp_sync.clock() FROM mailchimp_sync.identity() i
+	ON CONFLICT (singleton) DO UPDATE SET system_id = excluded.system_id, database_oid = excluded.database_oid,
+		instance = excluded.instance, stamped_at = excluded.stamped_at
+	WHERE _again
+$$;
+
+/* ---- may anything be sent? ---- */
+
+/*
+ * The connections that there are or were, and how they are. Only the mapping of a
+ * server's owner counts; whether its key works is in the state.
+ */
+CREATE VIEW mailchimp_sync.connection_state AS
+SELECT coalesce(s.connection, c.connection) AS connection, s.owner, coalesce(s.dc, c.dc) AS dc,
+	c.account_name, c.next_attempt_at, c.checked_at, t.state,
+	CASE t.state
+		WHEN 'missing' THEN 'its foreign server is gone; mc_connect makes it again'
+		WHEN 'restored' THEN 'this database is a copy of another one; mc_resume() lets it send'
+		WHEN 'paused' THEN 'until mc_resume'
+		WHEN 'no_key' THEN CASE WHEN s.has_key THEN 'its key was not tried yet; call mc_refresh'
+			ELSE 'give a key to mc_connect' END
+		ELSE c.detail
+	END AS detail
+FROM (
+	SELECT fs.srvname::text COLLATE "default" AS connection, fs.srvowner AS owner,
+		(SELECT o.option_value FROM pg_catalog.pg_options_to_table(fs.srvoptions) o
+			WHERE o.option_name = 'dc') AS dc,
+		EXISTS (SELECT FROM pg_catalog.pg_user_mapping m
+			WHERE m.umserver = fs.oid AND m.umuser = fs.srvowner AND m.umoptions IS NOT NULL) AS has_key
+	FROM pg_catalog.pg_foreign_server fs
+	JOIN pg_catalog.pg_foreign_data_wrapper w ON w.oid = fs.srvfdw
+	WHERE w.fdwname = 'mailchimp_sync'
+) s
+FULL JOIN mailchimp_sync.connection c ON c.connection = s.connection
+CROSS JOIN LATERAL (
+	SELECT CASE
+		WHEN s.connection IS NULL THEN 'missing'
+		WHEN NOT h.at_home THEN 'restored'
+		WHEN c.paused THEN 'paused'
+		WHEN NOT s.has_key THEN 'no_key'
+		ELSE coalesce(c.state, 'no_key')
+	END AS state
+	FROM mailchimp_sync.at_home h
+) t;
+
+CREATE FUNCTION mailchimp_sync.may_send() RETURNS boolean
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(current_setting('mailchimp_sync.send', true)::boolean, true)
+$$;
+
+-- for KIND_next(): where a request may go out now
+CREATE VIEW mailchimp_sync.usable_connection AS
+SELECT s.connection
+FROM mailchimp_sync.connection_state s
+WHERE s.state IN ('ok', 'throttled', 'unreachable') AND mailchimp_sync.may_send()
+	AND coalesce(s.next_attempt_at <= mailchimp_sync.clock(), true);
+
+-- for KIND_due(): where one may go out later, and when
+CREATE VIEW mailchimp_sync.waiting_connection AS
+SELECT s.connection, s.next_attempt_at
+FROM mailchimp_sync.connection_state s
+WHERE s.state IN ('ok', 'throttled', 'unreachable') AND mailchimp_sync.may_send()
+	AND s.next_attempt_at > mailchimp_sync.clock();
+
+CREATE FUNCTION mailchimp_sync.require_connection(_connection text) RETURNS void
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT EXISTS (SELECT FROM mailchimp_sync.connection_state s WHERE s.connection = _connection) THEN
+		PERFORM mailchimp_sync.raise_unknown('connection', _connection,
+			ARRAY(SELECT s.connection FROM mailchimp_sync.connection_state s ORDER BY 1));
+	END IF;
+END
+$$;
+
+-- calls that ask Mailchimp now obey what stops the engine; mc_check_connection alone does not
+CREATE FUNCTION mailchimp_sync.require_sending(_connection text) RETURNS void
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT mailchimp_sync.may_send() THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'nothing may be sent to Mailchimp',
+			DETAIL = 'The setting mailchimp_sync.send is off.',
+			HINT = 'A superuser can switch it on.';
+	ELSIF NOT mailchimp_sync.is_home() THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = 'nothing may be sent to Mailchimp',
+			DETAIL = 'This database is a copy of another one, which may still be sending.',
+			HINT = 'Call mc_resume() if this one is to go on.';
+	ELSIF (SELECT c.paused FROM mailchimp_sync.connection c WHERE c.connection = _connection) THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = format('connection "%s" is paused', _connection),
+			HINT = format('SELECT mc_resume(%L);', _connection);
+	END IF;
+END
+$$;
+
+/* ---- what a reply says about the connection ---- */
+
+/*
+ * The one place where a reply changes a connection's state. Writes only if
+ * something differs, so that a healthy request costs nothing. Of several
+ * requests that fail at the same time only the first counts: the others were
+ * out already when the waiting began. So were those that still succeed after a
+ * 401: only a key that was asked for (store_account) ends auth_failed.
+ */
+CREATE FUNCTION mailchimp_sync.connection_replied(_connection text, _outcome text, _status integer, _detail text,
+	_retry_after_s integer) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	_now	timestamptz := mailchimp_sync.clock();
+	_state	text := CASE
+		WHEN _outcome = 'refused' OR _status = 429 THEN 'throttled'
+		WHEN _outcome <> 'answered' OR _status >= 500 THEN 'unreachable'
+		WHEN _status = 401 THEN 'auth_failed'
+		ELSE 'ok' END;
+	-- an error that is about the account or its user, not about what was asked
+	_words	text := CASE WHEN _state <> 'ok' OR _status = 403 THEN _detail END;
+BEGIN
+	IF _state IN ('ok', 'auth_failed') THEN
+		UPDATE mailchimp_sync.connection c
+		SET state = _state, detail = _words, failures = 0, next_attempt_at = NULL, checked_at = _now
+		WHERE c.connection = _connection AND (c.state <> 'auth_failed' OR _state = 'auth_failed')
+			AND (c.state, c.detail, c.failures, c.next_attempt_at) IS DISTINCT FROM (_state, _words, 0, NULL);
+	ELSE
+		UPDATE mailchimp_sync.connection c
+		SET state = _state, detail = _words, failures = c.failures + 1, checked_at = _now,
+			next_attempt_at = _now + greatest(mailchimp_sync.backoff(c.failures + 1),
+				_retry_after_s * interval '1 second')
+		WHERE c.connection = _connection AND c.state <> 'auth_failed' AND coalesce(c.next_attempt_at <= _now, true);
+	END IF;
+END
+$$;
+
+/* ---- storing what Mailchimp shows of the account ---- */
+
+CREATE FUNCTION mailchimp_sync.check_account(_connection text, _account_id text) RETURNS void
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	_known	mailchimp_sync.connection;
+BEGIN
+	SELECT * INTO _known FROM mailchimp_sync.connection c WHERE c.connection = _connection;
+	IF _known.account_id <> _account_id THEN
+		RAISE object_not_in_prerequisite_state USING
+			MESSAGE = format('the key belongs to another account than that of connection "%s"', _connection),
+			DETAIL = format('The connection is coupled to account "%s" (%s).', _known.account_name, _known.account_id),
+			HINT = 'Give mc_connect switch_account => true to change over: members, segments and templates of the other account are forgotten then, and audiences wait for mc_sync_audience.';
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.store_account(_connection text, _dc text, _account_id text, _account_name text,
+	_login_id text, _user_role text, _plan text, _switch_account boolean) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF NOT _switch_account THEN
+		PERFORM mailchimp_sync.check_account(_connection, _account_id);
+	ELSIF EXISTS (SELECT FROM mailchimp_sync.connection c
+			WHERE c.connection = _connection AND c.account_id <> _account_id) THEN
+		PERFORM mailchimp_sync.forget_remote(_connection);
+	END IF;
+	INSERT INTO mailchimp_sync.connection AS c (connection, dc, account_id, account_name, login_id, user_role, plan,
+		state, checked_at)
+	VALUES (_connection, _dc, _account_id, _account_name, _login_id, _user_role, _plan, 'ok', mailchimp_sync.clock())
+	ON CONFLICT (connection) DO UPDATE SET dc = excluded.dc, account_id = excluded.account_id,
+		account_name = excluded.account_name, login_id = excluded.login_id, user_role = excluded.user_role,
+		plan = excluded.plan, state = 'ok', detail = NULL, checked_at = excluded.checked_at, failures = 0,
+		next_attempt_at = NULL;
+	PERFORM mailchimp_sync.stamp_home(false);
+	PERFORM mailchimp_sync.grant_connection(_connection);
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.store_no_key(_connection text) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	INSERT INTO mailchimp_sync.connection AS c (connection, state) VALUES (_connection, 'no_key')
+	ON CONFLICT (connection) DO UPDATE SET state = 'no_key', detail = NULL, failures = 0, next_attempt_at = NULL;
+	PERFORM mailchimp_sync.stamp_home(false);
+	PERFORM mailchimp_sync.grant_connection(_connection);
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.store_lists(_connection text, _ids text[], _web_ids text[], _names text[],
+	_from_names text[], _from_emails text[], _member_counts text[], _double_optins text[]) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	DELETE FROM mailchimp_sync.list l WHERE l.connection = _connection AND l.list_id <> ALL (_ids);
+	INSERT INTO mailchimp_sync.list (connection, list_id, web_id, name, from_name, from_email, member_count,
+		double_optin, fetched_at)
+	SELECT DISTINCT ON (u.id) _connection, u.id, u.web_id::bigint, coalesce(u.name, u.id), nullif(u.from_name, ''),
+		nullif(u.from_email, ''), u.member_count::bigint, coalesce(u.double_optin::boolean, false), mailchimp_sync.clock()
+	FROM unnest(_ids, _web_ids, _names, _from_names, _from_emails, _member_counts, _double_optins)
+		AS u(id, web_id, name, from_name, from_email, member_count, double_optin)
+	WHERE u.id IS NOT NULL
+	ON CONFLICT (connection, list_id) DO UPDATE SET web_id = excluded.web_id, name = excluded.name,
+		from_name = excluded.from_name, from_email = excluded.from_email, member_count = excluded.member_count,
+		double_optin = excluded.double_optin, fetched_at = excluded.fetched_at;
+$$;
+
+CREATE FUNCTION mailchimp_sync.store_merge_fields(_connection text, _list_id text, _tags text[], _merge_ids text[],
+	_names text[], _types text[], _required text[]) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	DELETE FROM mailchimp_sync.merge_field f
+	WHERE f.connection = _connection AND f.list_id = _list_id AND f.tag <> ALL (_tags);
+	INSERT INTO mailchimp_sync.merge_field (connection, list_id, tag, merge_id, name, type, required, fetched_at)
+	SELECT DISTINCT ON (u.tag) _connection, _list_id, u.tag, u.merge_id::integer, coalesce(u.name, u.tag), u.type,
+		coalesce(u.required::boolean, false), mailchimp_sync.clock()
+	FROM unnest(_tags, _merge_ids, _names, _types, _required) AS u(tag, merge_id, name, type, required)
+	WHERE u.tag IS NOT NULL
+	ON CONFLICT (connection, list_id, tag) DO UPDATE SET merge_id = excluded.merge_id, name = excluded.name,
+		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at;
+$$;
+
+CREATE FUNCTION mailchimp_sync.store_templates(_connection text, _ids text[], _names text[], _types text[],
+	_active text[], _edited_at text[]) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	DELETE FROM mailchimp_sync.template t
+	WHERE t.connection = _connection AND t.template_id <> ALL (_ids::bigint[]);
+	INSERT INTO mailchimp_sync.template (connection, template_id, name, type, active, edited_at, fetched_at)
+	SELECT DISTINCT ON (u.id) _connection, u.id::bigint, coalesce(u.name, u.id), u.type,
+		coalesce(u.active::boolean, true), nullif(u.edited_at, '')::timestamptz, mailchimp_sync.clock()
+	FROM unnest(_ids, _names, _types, _active, _edited_at) AS u(id, name, type, active, edited_at)
+	WHERE u.id IS NOT NULL
+	ON CONFLICT (connection, template_id) DO UPDATE SET name = excluded.name, type = excluded.type,
+		active = excluded.active, edited_at = excluded.edited_at, fetched_at = excluded.fetched_at;
+$$;
+
+CREATE FUNCTION mailchimp_sync.store_domains(_connection text, _domains text[], _verified text[],
+	_authenticated text[], _statuses text[]) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	DELETE FROM mailchimp_sync.domain d
+	WHERE d.connection = _connection
+		AND d.domain <> ALL (ARRAY(SELECT lower(u.domain) FROM unnest(_domains) AS u(domain) WHERE u.domain IS NOT NULL));
+	INSERT INTO mailchimp_sync.domain (connection, domain, verified, authenticated, status, fetched_at)
+	SELECT DISTINCT ON (lower(u.domain)) _connection, lower(u.domain), coalesce(u.verified::boolean, false),
+		coalesce(u.authenticated::boolean, false), u.status, mailchimp_sync.clock()
+	FROM unnest(_domains, _verified, _authenticated, _statuses) AS u(domain, verified, authenticated, status)
+	WHERE u.domain IS NOT NULL
+	ON CONFLICT (connection, domain) DO UPDATE SET verified = excluded.verified,
+		authenticated = excluded.authenticated, status = excluded.status, fetched_at = excluded.fetched_at;
+$$;
+
+/*
+ * Another account: what Mailchimp's ids stood for is not there. Audiences are
+ * switched off until somebody says mc_sync_audience again, for their lists are
+ * the other account's; what a ghost may still do happens over there, too.
+ * Campaigns that were sent stay with their results.
+ */
+CREATE FUNCTION mailchimp_sync.forget_remote(_connection text) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	_audiences	integer[] := ARRAY(SELECT a.audience_id FROM mailchimp_sync.audience a WHERE a.connection = _connection);
+BEGIN
+	DELETE FROM mailchimp_sync.inflight f WHERE f.connection = _connection AND f.doubt_at IS NOT NULL;
+	DELETE FROM mailchimp_sync.failure f WHERE f.connection = _connection OR f.audience_id = ANY (_audiences);
+	DELETE FROM mailchimp_sync.member m WHERE m.audience_id = ANY (_audiences);
+	UPDATE mailchimp_sync.contact c
+	SET state = CASE WHEN c.state IN ('in_sync', 'refused') THEN 'pending' ELSE c.state END,
+		action = NULL, member_hash = NULL, sent_hash = NULL, refused_hash = NULL, version = c.version + 1,
+		attempts = 0, next_attempt_at = NULL, batch_limit = NULL, changed_at = mailchimp_sync.clock()
+	WHERE c.audience_id = ANY (_audiences);
+	UPDATE mailchimp_sync.audience_source x SET compare_phase = NULL, compare_from = NULL, compare_after = NULL
+	WHERE x.audience_id = ANY (_audiences);
+	UPDATE mailchimp_sync.audience a
+	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, guard_stopped = NULL,
+		guard_approved = NULL, compare_asked_at = NULL, compared_at = NULL, read_at = NULL, read_mark = NULL,
+		fields_read_at = NULL
+	WHERE a.connection = _connection;
+	-- N3: one that is on its way may still be sent over there, so it must never be sent here
+	UPDATE mailchimp_sync.campaign c
+	SET status = 'canceled', last_error = 'its connection was switched to another account'
+	WHERE c.connection = _connection AND (c.status IN ('preparing', 'prepared', 'scheduled', 'sending')
+		OR (c.status = 'failed' AND c.mailchimp_id IS NOT NULL));
+	UPDATE mailchimp_sync.campaign c
+	SET goal = NULL, step = NULL, begun_at = NULL, next_attempt_at = NULL, next_poll_at = NULL,
+		segment_id = NULL, template_id = NULL
+	WHERE c.connection = _connection AND c.status NOT IN ('sent', 'deleted');
+	UPDATE mailchimp_sync.campaign c SET next_poll_at = NULL
+	WHERE c.connection = _connection AND c.next_poll_at IS NOT NULL;
+	DELETE FROM mailchimp_sync.merge_field f WHERE f.connection = _connection;
+	DELETE FROM mailchimp_sync.list l WHERE l.connection = _connection;
+	DELETE FROM mailchimp_sync.template t WHERE t.connection = _connection;
+	DELETE FROM mailchimp_sync.domain d WHERE d.connection = _connection;
+END
+$$;
+
+/* ---- settings, pausing, dropping ---- */
+
+CREATE FUNCTION @extschema@.mc_alter_connection(connection text, settings jsonb) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_alter_connection(text, jsonb) IS
+	'changes max_connections or only_addresses (training: nobody else is pushed or mailed); null puts back the default';
+
+-- a setting of the wrong type or out of range says so by its name
+CREATE FUNCTION mailchimp_sync.check_connection_setting(_key text, _value jsonb) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	_wanted	text;
+BEGIN
+	IF _value = 'null' THEN
+		RETURN;
+	ELSIF _key = 'max_connections' THEN
+		IF jsonb_typeof(_value) <> 'number' OR NOT (_value #>> '{}')::numeric IN (1, 2, 3, 4, 5, 6, 7, 8, 9, 10) THEN
+			_wanted := 'a whole number from 1 to 10';
+		END IF;
+	ELSIF _key = 'only_addresses' THEN
+		IF jsonb_typeof(_value) <> 'array'
+			OR jsonb_path_exists(_value, 'strict $[*] ? (@.type() != "string" || !(@ like_regex "^[^@ ]+@[^@ ]+$"))') THEN
+			_wanted := 'a list of e-mail addresses';
+		END IF;
+	ELSE
+		RAISE invalid_parameter_value USING
+			MESSAGE = format('unknown setting "%s" of a connection', _key),
+			HINT = 'Settings are max_connections and only_addresses.';
+	END IF;
+	IF _wanted IS NOT NULL THEN
+		RAISE invalid_parameter_value USING
+			MESSAGE = format('%s must be %s', _key, _wanted),
+			HINT = 'Null puts back the default.';
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.mc_alter_connection(_connection text, _settings jsonb) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	_setting	record;
+BEGIN
+	PERFORM mailchimp_sync.require_connection(_connection);
+	IF jsonb_typeof(_settings) IS DISTINCT FROM 'object' THEN
+		RAISE invalid_parameter_value USING
+			MESSAGE = 'settings must be a JSON object',
+			HINT = 'Settings are max_connections and only_addresses.';
+	END IF;
+	FOR _setting IN SELECT * FROM jsonb_each(_settings) LOOP
+		PERFORM mailchimp_sync.check_connection_setting(_setting.key, _setting.value);
+	END LOOP;
+	INSERT INTO mailchimp_sync.connection (connection) VALUES (_connection) ON CONFLICT DO NOTHING;
+	UPDATE mailchimp_sync.connection c
+	SET max_connections = CASE WHEN _settings ? 'max_connections'
+			THEN (_settings ->> 'max_connections')::integer ELSE c.max_connections END,
+		only_addresses = CASE WHEN NOT _settings ? 'only_addresses' THEN c.only_addresses
+			WHEN _settings -> 'only_addresses' <> 'null'
+				THEN ARRAY(SELECT jsonb_array_elements_text(_settings -> 'only_addresses')) END
+	WHERE c.connection = _connection;
+	IF _settings ? 'only_addresses' THEN
+		PERFORM mailchimp_sync.compare_connection(_connection);
+	END IF;
+	PERFORM mailchimp_sync.wake();
+END
+$$;
+
+-- a full comparison of the audiences that are switched on; null: of all connections
+CREATE FUNCTION mailchimp_sync.compare_connection(_connection text) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE mailchimp_sync.audience a SET compare_asked_at = mailchimp_sync.clock()
+	WHERE a.active_since IS NOT NULL AND (_connection IS NULL OR a.connection = _connection);
+END
+$$;
+
+CREATE FUNCTION @extschema@.mc_pause(connection text, audience text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_pause(text, text) IS
+	'nothing is sent for the connection, or for one audience of it, until mc_resume; work is collected meanwhile';
+
+CREATE FUNCTION @extschema@.mc_resume(connection text DEFAULT NULL, audience text DEFAULT NULL) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_resume(text, text) IS
+	'ends a pause of a connection or an audience; without arguments lets a restored or copied database send, after comparing everything';
+
+CREATE FUNCTION mailchimp_sync.set_audience_paused(_connection text, _audience text, _paused boolean) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	UPDATE mailchimp_sync.audience a SET paused = _paused
+	WHERE a.audience = _audience AND (_connection IS NULL OR a.connection = _connection);
+	IF NOT FOUND THEN
+		PERFORM mailchimp_sync.raise_unknown('audience', _audience, ARRAY(
+			SELECT a.audience FROM mailchimp_sync.audience a
+			WHERE _connection IS NULL OR a.connection = _connection ORDER BY 1));
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.set_connection_paused(_connection text, _paused boolean) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	SELECT mailchimp_sync.require_connection(_connection);
+	INSERT INTO mailchimp_sync.connection AS c (connection, paused) VALUES (_connection, _paused)
+	ON CONFLICT (connection) DO UPDATE SET paused = excluded.paused;
+$$;
+
+CREATE FUNCTION mailchimp_sync.mc_pause(_connection text, _audience text) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	IF _audience IS NULL THEN
+		PERFORM mailchimp_sync.set_connection_paused(_connection, true);
+	ELSE
+		PERFORM mailchimp_sync.require_connection(_connection);
+		PERFORM mailchimp_sync.set_audience_paused(_connection, _audience, true);
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.mc_resume(_connection text, _audience text) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	_paused	text;
+BEGIN
+	IF _connection IS NOT NULL AND _audience IS NULL THEN
+		PERFORM mailchimp_sync.set_connection_paused(_connection, false);
+	ELSIF _audience IS NOT NULL THEN
+		PERFORM mailchimp_sync.set_audience_paused(_connection, _audience, false);
+	ELSE
+		-- what the other one has sent since, nobody knows here: all that should be at Mailchimp is sent once more
+		IF NOT mailchimp_sync.is_home() THEN
+			UPDATE mailchimp_sync.contact c SET sent_hash = NULL WHERE c.sent_hash IS NOT NULL;
+		END IF;
+		PERFORM mailchimp_sync.stamp_home(true);
+		PERFORM mailchimp_sync.compare_connection(NULL);
+		-- what somebody paused by name is no business of a restore
+		SELECT string_agg(format('"%s"', c.connection), ', ' ORDER BY c.connection) INTO _paused
+		FROM mailchimp_sync.connection c WHERE c.paused;
+		IF _paused IS NOT NULL THEN
+			RAISE NOTICE USING MESSAGE = format('still paused: %s', _paused),
+				HINT = 'mc_resume with the name of the connection ends that.';
+		END IF;
+	END IF;
+	PERFORM mailchimp_sync.wake();
+END
+$$;
+
+CREATE FUNCTION @extschema@.mc_disconnect(connection text) RETURNS void
+	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_disconnect(text) IS
+	'drops the foreign server with its keys; touches nothing at Mailchimp, keeps audiences, campaigns and results';
+
+CREATE FUNCTION mailchimp_sync.mc_disconnect(_connection text) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	_mapping	record;
+BEGIN
+	PERFORM mailchimp_sync.require_connection(_connection);
+	FOR _mapping IN
+		SELECT CASE WHEN m.umuser = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(m.umuser)) END AS role
+		FROM pg_user_mapping m JOIN mailchimp_sync.known_connection k ON k.server = m.umserver
+		WHERE k.connection = _connection
+	LOOP
+		EXECUTE format('DROP USER MAPPING FOR %s SERVER %I', _mapping.role, _connection);
+	END LOOP;
+	IF EXISTS (SELECT FROM mailchimp_sync.known_connection k WHERE k.connection = _connection AND k.server IS NOT NULL) THEN
+		EXECUTE format('DROP SERVER %I', _connection);
+	END IF;
+	INSERT INTO mailchimp_sync.connection (connection) VALUES (_connection) ON CONFLICT DO NOTHING;
+END
+$$;

@@ -1,0 +1,147 @@
+/*
+ * contact.sql: what we want for each contact, and what Mailchimp has.
+ *
+ * "contact" has one row per audience and contact that a rule, a hand or the
+ * link flag concerns; only the engine writes it, so no session of the CRM can
+ * hold it up. "member" has one row per audience and address: what we sent and
+ * what Mailchimp showed.
+ */
+CREATE TABLE mailchimp_sync.contact (
+	audience_id		integer NOT NULL,
+	source_id		integer NOT NULL,
+	contact_key		text COLLATE "C" NOT NULL,
+	email			text,
+	email_hash		text COLLATE "C",	-- Mailchimp's subscriber hash
+	state			text NOT NULL CHECK (state IN ('in_sync', 'pending', 'refused', 'conflict',
+						'opted_out', 'inactive', 'not_linked', 'not_allowed', 'outside')),
+	detail			text,
+	-- what is to be done at Mailchimp (D22); null: nothing
+	action			text CHECK (action IN ('subscribe', 'update', 'leave', 'rename')),
+	-- the address under which a request of ours may have brought it to
+	-- Mailchimp; null: it is not there by us
+	member_hash		text COLLATE "C",
+	desired_hash	bytea,				-- of what we want there
+	sent_hash		bytea,				-- of what was last accepted there
+	refused_hash	bytea,				-- of what Mailchimp refused: rests until it changes
+	version			bigint NOT NULL DEFAULT 1,	-- counts changes of what we want
+	attempts		integer NOT NULL DEFAULT 0,
+	next_attempt_at	timestamptz,		-- rests until then
+	-- a whole request with it was refused: it travels with at most so many others,
+	-- halved each time, until the one to blame is alone
+	batch_limit		integer,
+	changed_at		timestamptz NOT NULL,
+	PRIMARY KEY (audience_id, source_id, contact_key)
+);
+CREATE INDEX contact_email_hash ON mailchimp_sync.contact (audience_id, email_hash);
+CREATE INDEX contact_member_hash ON mailchimp_sync.contact (audience_id, member_hash) WHERE member_hash IS NOT NULL;
+CREATE INDEX contact_source ON mailchimp_sync.contact (source_id, contact_key);
+-- the queues, in the order in which the engine takes from them
+CREATE INDEX contact_push_due ON mailchimp_sync.contact (audience_id, source_id, (coalesce(next_attempt_at, '-infinity')))
+	WHERE action IN ('subscribe', 'update');
+CREATE INDEX contact_leave_due ON mailchimp_sync.contact (audience_id, source_id, (coalesce(next_attempt_at, '-infinity')))
+	WHERE action = 'leave';
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.contact', '');
+
+-- put in or out by hand (R77), by people's own transactions; no row: the rule decides
+CREATE TABLE mailchimp_sync.hand (
+	audience_id		integer NOT NULL,
+	source_id		integer NOT NULL,
+	contact_key		text COLLATE "C" NOT NULL,
+	inside			boolean NOT NULL,
+	put_by			text NOT NULL,
+	put_at			timestamptz NOT NULL,
+	PRIMARY KEY (audience_id, source_id, contact_key)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.hand', '');
+
+CREATE TABLE mailchimp_sync.member (
+	audience_id		integer NOT NULL,
+	email_hash		text COLLATE "C" NOT NULL,
+	email			text NOT NULL,
+	-- status as Mailchimp last showed it; null: not there as far as we know
+	status			text CHECK (status IN ('subscribed', 'unsubscribed', 'cleaned', 'pending',
+						'transactional', 'archived', 'forgotten')),
+	status_before	text,				-- before we archived it
+	archived_by_us	boolean NOT NULL DEFAULT false,
+	ours			boolean NOT NULL,	-- created or adopted by us (D15, D20)
+	mailchimp_id	text,				-- the contact's id at Mailchimp
+	-- per field what we sent and what Mailchimp showed after that (it truncates
+	-- and normalises, so our own push would read back as an edit)
+	sent_fields		jsonb,
+	shown_fields	jsonb,
+	sent_tags		text[],
+	shown_tags		text[],
+	last_changed	timestamptz,
+	pushed_at		timestamptz,
+	read_at			timestamptz,
+	PRIMARY KEY (audience_id, email_hash)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.member', '');
+
+/* ---- addresses ---- */
+
+-- Mailchimp's subscriber hash: MD5 of the trimmed, lower-cased address (API 3.0, "subscriber_hash")
+CREATE FUNCTION mailchimp_sync.email_hash(_email text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT md5(convert_to(lower(btrim(_email)), 'UTF8'))
+$$;
+
+-- D8: the syntax only; the verdict is Mailchimp's
+CREATE FUNCTION mailchimp_sync.is_email(_email text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(length(_email) <= 254 AND mailchimp_sync.is_utf8(_email)
+		AND _email ~ '^[^[:space:][:cntrl:]@<>(),;:"\\\[\]]{1,64}@([^[:space:][:cntrl:]@<>(),;:"\\\[\].]+\.)+[^[:space:][:cntrl:]@<>(),;:"\\\[\].]{2,63}$'
+		AND _email !~ '(^|@)\.|\.(@|$)|\.\.', false)
+$$;
+
+-- can it go over the wire (a SQL_ASCII database can hold anything)?
+CREATE FUNCTION mailchimp_sync.is_utf8(_value text) RETURNS boolean
+LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mc_is_utf8';
+
+/* ---- what people see ---- */
+
+CREATE VIEW @extschema@.mc_contact_state WITH (security_barrier) AS
+SELECT a.audience, s.source, c.contact_key, c.email, c.state, c.detail
+FROM mailchimp_sync.contact c
+JOIN mailchimp_sync.audience a USING (audience_id)
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.source s USING (source_id);
+COMMENT ON VIEW @extschema@.mc_contact_state IS
+	'the one state in which each contact of each audience is, with the reason';
+
+CREATE VIEW @extschema@.mc_audience_status WITH (security_barrier) AS
+SELECT a.audience,
+	count(c.state) AS contacts,
+	count(*) FILTER (WHERE c.state = 'in_sync') AS in_sync,
+	count(*) FILTER (WHERE c.state = 'pending') AS pending,
+	count(*) FILTER (WHERE c.state = 'refused') AS refused,
+	count(*) FILTER (WHERE c.state = 'conflict') AS conflict,
+	count(*) FILTER (WHERE c.state = 'opted_out') AS opted_out,
+	count(*) FILTER (WHERE c.state = 'inactive') AS inactive,
+	count(*) FILTER (WHERE c.state = 'not_linked') AS not_linked,
+	count(*) FILTER (WHERE c.state = 'not_allowed') AS not_allowed,
+	count(*) FILTER (WHERE c.state = 'outside') AS outside
+FROM mailchimp_sync.audience a
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.contact c USING (audience_id)
+GROUP BY a.audience;
+COMMENT ON VIEW @extschema@.mc_audience_status IS
+	'how many contacts of each audience are in each state; the states add up to contacts';
+
+CREATE VIEW @extschema@.mc_member WITH (security_barrier) AS
+SELECT a.audience, m.email, s.source, c.contact_key, m.status,
+	m.status IN ('subscribed', 'pending') AS active,
+	coalesce(m.shown_fields, m.sent_fields) AS merge_fields,
+	coalesce(m.shown_tags, m.sent_tags) AS tags,
+	m.mailchimp_id, m.last_changed, m.pushed_at, NOT m.ours AS foreign_member
+FROM mailchimp_sync.member m
+JOIN mailchimp_sync.audience a USING (audience_id)
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.contact c ON c.audience_id = m.audience_id AND c.member_hash = m.email_hash
+LEFT JOIN mailchimp_sync.source s USING (source_id);
+COMMENT ON VIEW @extschema@.mc_member IS
+	'the members of the audiences'' lists as Mailchimp last showed them, with the contact that stands behind each';

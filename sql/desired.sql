@@ -1,0 +1,293 @@
+/*
+ * desired.sql: what we want for contacts, given what their source says now.
+ *
+ * mailchimp_sync.desired() is the one place where rule, hand, link, opt-out,
+ * address and Mailchimp's own verdict are weighed. The engine stores what it
+ * returns (fold.sql), mc_preview shows it (N4); it writes nothing.
+ */
+/*
+ * What goes over the wire for a contact, in canonical form. A field is emptied by an
+ * empty text: a null would leave it as it is.
+ */
+CREATE FUNCTION mailchimp_sync.payload(_value jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT jsonb_build_object('email', btrim(_value ->> 'email'),
+		'merge_fields', (SELECT coalesce(jsonb_object_agg(f.key, coalesce(nullif(f.value, 'null'), '""')), '{}')
+			FROM jsonb_each(_value -> 'fields') AS f),
+		'tags', coalesce(_value -> 'tags', '[]'))
+$$;
+
+-- the leading number is the version of this format: a new one sends all anew
+CREATE FUNCTION mailchimp_sync.payload_hash(_payload jsonb) RETURNS bytea
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT sha256(convert_to('1 ' || _payload::text, 'UTF8'))
+$$;
+
+/*
+ * Who owns an address that several contacts have (D13): the first by the order
+ * of the sources in the audience, then by key; whole numbers in their own order.
+ */
+CREATE FUNCTION mailchimp_sync.precedence(_position integer, _key_type text, _contact_key text)
+RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT lpad(_position::text, 10, '0') || ' '
+		|| CASE WHEN _key_type IN ('smallint', 'integer', 'bigint')
+			THEN lpad((_contact_key::numeric + 9223372036854775808)::text, 20, '0') ELSE _contact_key END
+$$;
+
+/*
+ * Costs what the page costs, whatever the planner knows of the tables: a lookup
+ * behind LIMIT or OFFSET is done row by row, with an index for all of its columns.
+ *
+ * _values is what evaluate() returned for _keys; a key without a value has no
+ * row any more. The result has a row for each contact that the audience is or
+ * was concerned with; state null: none of its business.
+ */
+CREATE FUNCTION mailchimp_sync.desired(_audience_id integer, _source_id integer, _keys text[],
+	_values mailchimp_sync.evaluated[],
+	OUT contact_key text, OUT email text, OUT email_hash text, OUT state text, OUT detail text,
+	OUT action text, OUT desired_hash bytea, OUT payload jsonb, OUT old_email_hash text,
+	OUT error_message text)
+RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 100
+SET search_path = pg_catalog, pg_temp
+AS $$
+WITH audience AS MATERIALIZED (
+	SELECT a.on_leave, a.on_unsubscribe, s.key_type, x.position,
+		-- an empty list allows nobody, none at all everybody
+		CASE WHEN c.only_addresses IS NOT NULL
+			THEN ARRAY(SELECT mailchimp_sync.email_hash(o.address) FROM unnest(c.only_addresses) AS o(address)) END AS allowed
+	FROM mailchimp_sync.audience a
+	JOIN mailchimp_sync.audience_source x USING (audience_id)
+	JOIN mailchimp_sync.source s USING (source_id)
+	LEFT JOIN mailchimp_sync.connection c USING (connection)
+	WHERE a.audience_id = _audience_id AND x.source_id = _source_id
+), input AS MATERIALIZED (
+	SELECT k.contact_key, v.value, v.error_state, v.error_message,
+		v.contact_key IS NULL AS gone,
+		nullif(btrim(v.value ->> 'email'), '') AS email,
+		CASE WHEN mailchimp_sync.is_email(btrim(v.value ->> 'email'))
+			THEN mailchimp_sync.email_hash(v.value ->> 'email') END AS email_hash,
+		coalesce((v.value ->> 'linked')::boolean, true) AS linked,
+		coalesce((v.value ->> 'opt_out')::boolean, false) AS opts_out,
+		coalesce((v.value -> 'rules' ->> _audience_id::text)::boolean, false) AS taken,
+		coalesce(mailchimp_sync.is_utf8(v.value::text), true) AS is_utf8,
+		h.inside,
+		mailchimp_sync.precedence(a.position, a.key_type, k.contact_key) AS precedence
+	FROM audience a
+	CROSS JOIN (
+		-- a join of two lists whose lengths nobody knows would go through the one for each of the other
+		SELECT u.contact_key, (array_agg(u.value) FILTER (WHERE u.has_value))[1] AS value
+		FROM (
+			SELECT unnest(_keys) COLLATE "C", NULL::mailchimp_sync.evaluated, false
+			UNION ALL
+			SELECT v.contact_key COLLATE "C", v, true FROM unnest(_values) AS v
+		) AS u(contact_key, value, has_value)
+		WHERE u.contact_key IS NOT NULL
+		GROUP BY u.contact_key HAVING bool_or(NOT u.has_value)
+	) AS k
+	CROSS JOIN LATERAL (SELECT (k.value).contact_key, (k.value).value, (k.value).error_state, (k.value).error_message) AS v
+	LEFT JOIN LATERAL (SELECT o.inside FROM mailchimp_sync.hand o
+		WHERE o.audience_id = _audience_id AND o.source_id = _source_id AND o.contact_key = k.contact_key LIMIT 1) AS h ON true
+), wish AS MATERIALIZED (
+	-- does it want in, as far as the CRM alone can say?
+	SELECT i.*,
+		CASE
+			WHEN i.error_state IS NOT NULL THEN 'refused'
+			WHEN i.gone THEN 'outside'
+			WHEN i.inside IS FALSE THEN 'inactive'
+			WHEN NOT (i.taken OR i.inside IS TRUE) THEN 'outside'
+			WHEN NOT i.linked THEN 'not_linked'
+			-- whom the CRM opts out now joins the group when this is stored; a preview stores nothing
+			WHEN i.opts_out
+				OR EXISTS (SELECT FROM mailchimp_sync.opt_out o
+					WHERE o.source_id = _source_id AND o.contact_key = i.contact_key)
+				OR EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = i.email_hash) THEN 'opted_out'
+			WHEN i.email_hash IS NULL OR NOT i.is_utf8 THEN 'refused'
+			WHEN i.email_hash <> ALL (a.allowed) THEN 'not_allowed'
+		END AS obstacle
+	FROM input i, audience a
+), known AS MATERIALIZED (
+	SELECT w.*,
+		CASE WHEN w.obstacle IS NULL THEN mailchimp_sync.payload(w.value) END AS payload,
+		c.contact_key IS NOT NULL AS is_known,
+		c.email AS old_email, c.email_hash AS old_email_hash, c.member_hash, c.sent_hash, c.refused_hash,
+		c.detail AS old_detail, m.status, m.archived_by_us,
+		-- another contact that has the address and comes first
+		w.obstacle IS NULL AND (
+			w.precedence > min(w.precedence) FILTER (WHERE w.obstacle IS NULL) OVER (PARTITION BY w.email_hash)
+			OR EXISTS (SELECT FROM mailchimp_sync.contact c2
+				JOIN mailchimp_sync.audience_source x2 USING (audience_id, source_id)
+				JOIN mailchimp_sync.source s2 USING (source_id)
+				WHERE c2.audience_id = _audience_id AND c2.email_hash = w.email_hash
+					AND NOT (c2.source_id = _source_id AND c2.contact_key IN (SELECT i.contact_key FROM input i))
+					AND c2.state IN ('in_sync', 'pending', 'refused', 'inactive', 'conflict')
+					AND c2.action IS DISTINCT FROM 'leave'
+					AND NOT EXISTS (SELECT FROM mailchimp_sync.hand h
+						WHERE h.audience_id = c2.audience_id AND h.source_id = c2.source_id
+							AND h.contact_key = c2.contact_key AND NOT h.inside)
+					AND mailchimp_sync.precedence(x2.position, s2.key_type, c2.contact_key) < w.precedence)) AS preceded
+	FROM wish w
+	LEFT JOIN LATERAL (SELECT o.* FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.source_id = _source_id AND o.contact_key = w.contact_key LIMIT 1) AS c ON true
+	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us FROM mailchimp_sync.member o
+		WHERE o.audience_id = _audience_id AND o.email_hash = w.email_hash LIMIT 1) AS m ON true
+), hashed AS (
+	SELECT k.*, mailchimp_sync.payload_hash(k.payload) AS desired_hash,
+		-- is the address under which we brought it there still ours to take away?
+		k.member_hash IS NOT NULL AND a.on_leave <> 'keep'
+			AND coalesce(k.member_hash = ANY (a.allowed), true)
+			AND coalesce((SELECT m.status IN ('subscribed', 'pending', 'transactional')
+				FROM mailchimp_sync.member m
+				WHERE m.audience_id = _audience_id AND m.email_hash = k.member_hash), true)
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c2
+				WHERE c2.audience_id = _audience_id AND c2.email_hash = k.member_hash
+					AND (c2.source_id, c2.contact_key) <> (_source_id, k.contact_key)
+					AND c2.state IN ('in_sync', 'pending', 'conflict')
+					AND c2.action IS DISTINCT FROM 'leave') AS can_leave
+	FROM known k, audience a
+), weighed AS (
+	SELECT h.*,
+		CASE
+			WHEN h.obstacle = 'outside' AND NOT h.is_known THEN NULL
+			WHEN h.obstacle IS NOT NULL THEN h.obstacle
+			WHEN h.preceded THEN 'conflict'
+			WHEN h.status = 'forgotten' THEN 'refused'
+			WHEN h.status IN ('cleaned', 'archived') AND NOT coalesce(h.archived_by_us, false) THEN 'inactive'
+			WHEN h.status = 'unsubscribed' AND a.on_unsubscribe <> 'ignore' THEN 'inactive'
+			WHEN h.desired_hash = h.refused_hash THEN 'refused'
+			WHEN h.desired_hash = h.sent_hash AND h.member_hash = h.email_hash
+				AND NOT coalesce(h.archived_by_us, false) THEN 'in_sync'
+			ELSE 'pending'
+		END AS verdict,
+		CASE
+			WHEN h.error_state IS NOT NULL THEN h.error_message
+			WHEN h.gone THEN 'its row is gone'
+			WHEN h.obstacle = 'inactive' THEN 'removed by hand'
+			WHEN h.obstacle = 'outside' THEN 'the rule does not take it'
+			WHEN h.obstacle = 'not_linked' THEN 'its link flag is off'
+			WHEN h.obstacle = 'opted_out' THEN 'is in the opt-out group'
+			WHEN h.obstacle = 'refused' AND h.email IS NULL THEN 'has no e-mail address'
+			WHEN h.obstacle = 'refused' AND h.email_hash IS NULL THEN 'its e-mail address is not valid'
+			WHEN h.obstacle = 'refused' THEN 'its data cannot be converted to UTF-8'
+			WHEN h.obstacle = 'not_allowed' THEN 'is not among the addresses of the training connection'
+			WHEN h.preceded THEN 'another contact has the same address and comes first'
+			WHEN h.status = 'forgotten' THEN 'was deleted permanently at Mailchimp'
+			WHEN h.status IN ('unsubscribed', 'cleaned', 'archived')
+				AND NOT coalesce(h.archived_by_us, false) THEN h.status || ' at Mailchimp'
+			WHEN h.desired_hash = h.refused_hash THEN h.old_detail
+		END AS why
+	FROM hashed h, audience a
+)
+-- a row that is gone, or cannot be evaluated, is known by its last address
+SELECT w.contact_key, coalesce(w.email, CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email END),
+	CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email_hash ELSE w.email_hash END,
+	CASE WHEN l.leaves THEN 'pending' ELSE w.verdict END,
+	w.why,
+	CASE
+		WHEN l.leaves THEN 'leave'
+		WHEN w.verdict <> 'pending' THEN NULL
+		WHEN w.member_hash <> w.email_hash THEN 'rename'
+		WHEN w.status IS NULL OR w.status = 'archived' THEN 'subscribe'
+		ELSE 'update'
+	END,
+	w.desired_hash, w.payload, w.old_email_hash, w.error_message
+FROM weighed w
+CROSS JOIN LATERAL (SELECT coalesce(w.can_leave AND w.error_state IS NULL AND (
+		w.verdict IN ('outside', 'not_linked', 'not_allowed', 'conflict')
+		OR (w.verdict = 'refused' AND w.obstacle = 'refused')
+		OR (w.verdict = 'inactive' AND w.obstacle = 'inactive')), false) AS leaves) AS l
+WHERE w.verdict IS NOT NULL
+$$;
+
+/* ---- preview ---- */
+
+-- what mc_preview calls a state that is not to be acted upon
+CREATE FUNCTION mailchimp_sync.preview_action(_state text, _action text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE
+		WHEN _action = 'rename' THEN 'update'
+		WHEN _action IS NOT NULL THEN _action
+		WHEN _state = 'conflict' THEN 'conflict'
+		WHEN _state NOT IN ('in_sync', 'outside') THEN 'skip'
+	END
+$$;
+
+CREATE FUNCTION @extschema@.mc_preview(audience text)
+RETURNS TABLE (action text, source text, contact_key text, email text, reason text, before jsonb, after jsonb)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_preview(text) IS
+	'what a full comparison would do now, by the very query that does it; read only, asks nothing of Mailchimp';
+
+CREATE FUNCTION mailchimp_sync.preview_rows(_audience_id integer)
+RETURNS TABLE (action text, source text, contact_key text, email text, email_hash text, reason text,
+	before jsonb, after jsonb, precedence text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+	_source	record;
+	_phase	text;
+	_page	mailchimp_sync.compare_page;
+BEGIN
+	FOR _source IN
+		SELECT s.source_id, s.source, s.key_type, x.position
+		FROM mailchimp_sync.audience_source x
+		JOIN mailchimp_sync.source s USING (source_id)
+		WHERE x.audience_id = _audience_id ORDER BY x.position
+	LOOP
+		FOREACH _phase IN ARRAY ARRAY['rows', 'contacts'] LOOP
+			_page := NULL;
+			LOOP
+				_page := mailchimp_sync.compare_page(_audience_id, _source.source_id, _phase, _page.last_key);
+				IF _page.error_state IS NOT NULL THEN
+					RAISE EXCEPTION USING ERRCODE = _page.error_state,
+						MESSAGE = format('source "%s" cannot be read: %s', _source.source, _page.error_message);
+				END IF;
+				RETURN QUERY
+				SELECT mailchimp_sync.preview_action(d.state, d.action), _source.source, d.contact_key, d.email,
+					d.email_hash, d.detail,
+					CASE WHEN m.sent_fields IS NOT NULL THEN jsonb_build_object('email', m.email,
+						'merge_fields', m.sent_fields, 'tags', to_jsonb(coalesce(m.sent_tags, '{}'))) END,
+					d.payload, mailchimp_sync.precedence(_source.position, _source.key_type, d.contact_key)
+				FROM mailchimp_sync.desired(_audience_id, _source.source_id, _page.keys, _page.values) d
+				LEFT JOIN mailchimp_sync.contact c ON c.audience_id = _audience_id
+					AND c.source_id = _source.source_id AND c.contact_key = d.contact_key
+				LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience_id
+					AND m.email_hash = coalesce(c.member_hash, d.email_hash);
+				EXIT WHEN _page.is_last;
+			END LOOP;
+		END LOOP;
+	END LOOP;
+END
+$$;
+
+/*
+ * The run stores page by page, so a page sees the addresses of those before it;
+ * here nothing is stored, so equal addresses on different pages are found last.
+ */
+CREATE FUNCTION mailchimp_sync.mc_preview(_audience text)
+RETURNS TABLE (action text, source text, contact_key text, email text, reason text, before jsonb, after jsonb)
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN r.is_later THEN 'conflict' ELSE r.action END, r.source, r.contact_key, r.email,
+		CASE WHEN r.is_later THEN 'another contact has the same address and comes first' ELSE r.reason END,
+		r.before, CASE WHEN NOT r.is_later THEN r.after END
+	FROM (
+		SELECT p.*, coalesce(p.action = 'subscribe' AND p.precedence COLLATE "C" >
+			min(p.precedence COLLATE "C") FILTER (WHERE p.action = 'subscribe') OVER (PARTITION BY p.email_hash), false) AS is_later
+		FROM mailchimp_sync.preview_rows(mailchimp_sync.audience_id(_audience)) p
+	) r
+	WHERE r.action IS NOT NULL
+	ORDER BY r.precedence COLLATE "C"
+$$;

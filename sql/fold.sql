@@ -1,0 +1,511 @@
+/*
+ * fold.sql: from events to stored states; the full comparison.
+ *
+ * Only the engine runs this, one engine per database. Races that are closed:
+ * an event that commits after its id list was read stays and is folded later;
+ * expressions are evaluated in a later snapshot than the one that showed the
+ * events; states and the deletion of the events commit together.
+ */
+
+/* ---- evaluating ---- */
+
+-- what an evaluation that failed as a whole means for its source
+CREATE FUNCTION mailchimp_sync.source_trouble(_source_id integer, _error_state text, _error_message text)
+RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.source s SET
+		state = CASE WHEN mailchimp_sync.error_is_lasting(_error_state) THEN 'stopped' ELSE 'waiting' END,
+		detail = _error_message,
+		failures = s.failures + 1,
+		next_attempt_at = CASE WHEN NOT mailchimp_sync.error_is_lasting(_error_state)
+			THEN mailchimp_sync.clock() + mailchimp_sync.backoff(s.failures + 1) END
+	WHERE s.source_id = _source_id;
+
+	DELETE FROM mailchimp_sync.event WHERE source_id = _source_id AND mailchimp_sync.error_is_lasting(_error_state);
+$$;
+
+CREATE FUNCTION mailchimp_sync.source_is_usable(_source mailchimp_sync.source) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT _source.state = 'ok'
+		OR _source.state = 'waiting' AND _source.next_attempt_at <= mailchimp_sync.clock()
+$$;
+
+-- when it can be evaluated again; a source that is stopped is left out by whoever asks
+CREATE FUNCTION mailchimp_sync.source_due(_source mailchimp_sync.source) RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN _source.state = 'waiting' THEN _source.next_attempt_at ELSE mailchimp_sync.clock() END
+$$;
+
+/*
+ * The values of the keys for these audiences; null where the source cannot be
+ * evaluated at all, which is noted.
+ */
+CREATE FUNCTION mailchimp_sync.evaluate_contacts(_source_id integer, _audience_ids integer[], _keys text[])
+RETURNS mailchimp_sync.evaluated[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_source	mailchimp_sync.source;
+	_values	mailchimp_sync.evaluated[];
+	_trouble	record;
+BEGIN
+	SELECT * INTO STRICT _source FROM mailchimp_sync.source WHERE source_id = _source_id;
+	SELECT coalesce(array_agg(ROW(e.*)::mailchimp_sync.evaluated), '{}') INTO _values
+	FROM mailchimp_sync.evaluate(_source.owner, mailchimp_sync.source_query(_source_id, _audience_ids), _keys) AS e;
+	SELECT v.error_state, v.error_message INTO _trouble FROM unnest(_values) v WHERE v.contact_key IS NULL LIMIT 1;
+	IF FOUND THEN
+		PERFORM mailchimp_sync.source_trouble(_source_id, _trouble.error_state, _trouble.error_message);
+		RETURN NULL;
+	END IF;
+	RETURN _values;
+END
+$$;
+
+/* ---- storing ---- */
+
+/*
+ * Stores what desired() says. Where an address changes hands, the other contacts
+ * that have it get an event, so that the next in line takes over (D13).
+ */
+CREATE FUNCTION mailchimp_sync.settle(_audience_id integer, _source_id integer, _keys text[],
+	_values mailchimp_sync.evaluated[])
+RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH desired AS MATERIALIZED (
+		SELECT * FROM mailchimp_sync.desired(_audience_id, _source_id, _keys, _values)
+	), stored AS (
+		INSERT INTO mailchimp_sync.contact AS c (audience_id, source_id, contact_key, email, email_hash,
+			state, detail, action, desired_hash, changed_at)
+		SELECT _audience_id, _source_id, d.contact_key, d.email, d.email_hash,
+			d.state, d.detail, d.action, d.desired_hash, mailchimp_sync.clock()
+		FROM desired d
+		ON CONFLICT (audience_id, source_id, contact_key) DO UPDATE SET
+			email = excluded.email, email_hash = excluded.email_hash,
+			state = excluded.state, detail = excluded.detail, action = excluded.action,
+			desired_hash = excluded.desired_hash, changed_at = excluded.changed_at,
+			version = c.version + 1,
+			-- a rest is for what failed, not for something new
+			attempts = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
+				OR c.action IS DISTINCT FROM excluded.action THEN 0 ELSE c.attempts END,
+			next_attempt_at = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
+				OR c.action IS DISTINCT FROM excluded.action THEN NULL ELSE c.next_attempt_at END,
+			batch_limit = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
+				THEN NULL ELSE c.batch_limit END
+		WHERE (c.email, c.email_hash, c.state, c.detail, c.action, c.desired_hash)
+			IS DISTINCT FROM (excluded.email, excluded.email_hash, excluded.state, excluded.detail,
+				excluded.action, excluded.desired_hash)
+		RETURNING c.contact_key
+	), failed AS (
+		INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email,
+			title, detail, attempts, first_failed_at, last_failed_at)
+		SELECT 'push', _audience_id, _source_id, d.contact_key, a.connection, d.email,
+			'expression', d.error_message, 1, mailchimp_sync.clock(), mailchimp_sync.clock()
+		FROM desired d JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id
+		WHERE d.error_message IS NOT NULL
+		ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET
+			title = excluded.title, detail = excluded.detail, field = NULL, attempts = f.attempts + 1,
+			last_failed_at = excluded.last_failed_at, next_attempt_at = NULL
+	), healed AS (
+		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)
+		WHERE f.work = 'push' AND f.audience_id = _audience_id AND f.source_id = _source_id
+			AND f.contact_key = d.contact_key AND d.state NOT IN ('refused', 'pending')
+	)
+	INSERT INTO mailchimp_sync.event (source_id, contact_key)
+	SELECT DISTINCT c.source_id, c.contact_key
+	FROM desired d
+	JOIN stored s USING (contact_key)
+	CROSS JOIN LATERAL (VALUES (d.email_hash), (d.old_email_hash)) AS h(email_hash)
+	CROSS JOIN LATERAL (SELECT o.source_id, o.contact_key, o.state FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.email_hash = h.email_hash OFFSET 0) AS c
+	WHERE NOT (c.source_id = _source_id AND c.contact_key IN (SELECT k FROM unnest(_keys) AS k WHERE k IS NOT NULL))
+		AND c.state <> 'outside'
+$$;
+
+/*
+ * What evaluating brought is stored: the source works, whom its opt_out
+ * expression names joins the group, and each audience gets its states.
+ */
+CREATE FUNCTION mailchimp_sync.apply_values(_source_id integer, _audience_ids integer[], _keys text[],
+	_values mailchimp_sync.evaluated[])
+RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.source SET state = 'ok', detail = NULL, failures = 0, next_attempt_at = NULL
+	WHERE source_id = _source_id AND state <> 'ok';
+
+	SELECT mailchimp_sync.opt_out_add(_source_id, v.contact_key, btrim(v.value ->> 'email'), 'crm', NULL, s.source)
+	FROM unnest(_values) v
+	JOIN mailchimp_sync.source s ON s.source_id = _source_id
+	WHERE (v.value ->> 'opt_out')::boolean
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o
+			WHERE o.source_id = _source_id AND o.contact_key = v.contact_key COLLATE "C");
+
+	SELECT mailchimp_sync.settle(a.audience_id, _source_id, _keys, _values)
+	FROM unnest(_audience_ids) AS a(audience_id);
+$$;
+
+/*
+ * Evaluates and stores contacts of one source for all its audiences that are
+ * switched on; returns the values, null on trouble. An opt_out expression
+ * counts even where no audience is on yet.
+ */
+CREATE FUNCTION mailchimp_sync.fold_contacts(_source_id integer, _keys text[]) RETURNS mailchimp_sync.evaluated[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_audience_ids	integer[];
+	_values			mailchimp_sync.evaluated[];
+BEGIN
+	SELECT coalesce(array_agg(a.audience_id ORDER BY a.audience_id), '{}') INTO _audience_ids
+	FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.audience a USING (audience_id)
+	WHERE x.source_id = _source_id AND a.active_since IS NOT NULL;
+	_values := mailchimp_sync.evaluate_contacts(_source_id, _audience_ids, _keys);
+	IF _values IS NOT NULL THEN
+		PERFORM mailchimp_sync.apply_values(_source_id, _audience_ids, _keys, _values);
+		PERFORM mailchimp_sync.keep_statistics();
+	END IF;
+	RETURN _values;
+END
+$$;
+
+/*
+ * A table that has doubled since the planner looked at it is looked at again:
+ * autovacuum comes too late for a first fill, and does not see what a
+ * mc_run has written before its end.
+ */
+CREATE FUNCTION mailchimp_sync.keep_statistics() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_table	regclass;
+BEGIN
+	FOR _table IN
+		SELECT c.oid FROM pg_class c
+		WHERE c.oid IN ('mailchimp_sync.contact'::regclass, 'mailchimp_sync.member'::regclass)
+			AND pg_relation_size(c.oid) / current_setting('block_size')::bigint > 2 * c.relpages + 50
+	LOOP
+		EXECUTE format('ANALYZE %s', _table);
+	END LOOP;
+END
+$$;
+
+/* ---- events ---- */
+
+-- somebody asks for these contacts now: what was refused or rests is tried again
+CREATE FUNCTION mailchimp_sync.end_rests(_source_id integer, _keys text[]) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.contact SET refused_hash = NULL, attempts = 0, next_attempt_at = NULL, batch_limit = NULL
+	WHERE source_id = _source_id AND contact_key = ANY (_keys)
+		AND (refused_hash IS NOT NULL OR attempts > 0 OR next_attempt_at IS NOT NULL OR batch_limit IS NOT NULL)
+$$;
+
+-- a full comparison of every audience that is on and has the source
+CREATE FUNCTION mailchimp_sync.ask_compare(_source_id integer) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.audience a SET compare_asked_at = mailchimp_sync.clock()
+	FROM mailchimp_sync.audience_source x
+	WHERE x.audience_id = a.audience_id AND x.source_id = _source_id AND a.active_since IS NOT NULL
+$$;
+
+/*
+ * The contacts that events of triggers mean; null on trouble. A row for which
+ * the key cannot be computed names no contact: the comparison will find it.
+ */
+CREATE FUNCTION mailchimp_sync.event_keys(_source_id integer, _relation_id integer, _rows text[])
+RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_query			text;
+	_owner			regrole;
+	_keys			text[];
+	_error_state	text;
+	_error_message	text;
+BEGIN
+	SELECT s.owner, CASE WHEN w.keys_query IS NULL THEN mailchimp_sync.own_keys_query(_source_id)
+			ELSE mailchimp_sync.event_keys_query(_relation_id) END
+	INTO STRICT _owner, _query
+	FROM mailchimp_sync.source s JOIN mailchimp_sync.watch w USING (source_id)
+	WHERE s.source_id = _source_id AND w.relation_id = _relation_id;
+	SELECT coalesce(array_agg(DISTINCT e.contact_key) FILTER (WHERE e.error_state IS NULL
+			AND e.contact_key IS NOT NULL), '{}'),
+		min(e.error_state) FILTER (WHERE e.contact_key IS NULL),
+		min(e.error_message) FILTER (WHERE e.contact_key IS NULL)
+	INTO _keys, _error_state, _error_message
+	FROM mailchimp_sync.evaluate(_owner, _query, _rows) e;
+	IF _error_state IS NOT NULL THEN
+		PERFORM mailchimp_sync.source_trouble(_source_id, _error_state, _error_message);
+		RETURN NULL;
+	END IF;
+	RETURN _keys;
+END
+$$;
+
+/*
+ * One step: up to _limit events of one source. A truncated relation, or an
+ * event for every contact, asks for the full comparison. What a watched
+ * relation's rows mean can be any number of contacts (an owner's candidates),
+ * so these become events of their own and are folded in turn. Events of a source
+ * that is stopped are dropped: defining it anew compares in full.
+ */
+CREATE FUNCTION mailchimp_sync.fold(_limit integer DEFAULT 1000) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_source_id	integer;
+	_ids		bigint[];
+	_last		bigint;
+	_count		bigint;
+	_relation	record;
+	_keys		text[];
+	_all		text[];
+BEGIN
+	DELETE FROM mailchimp_sync.event e USING mailchimp_sync.source s
+	WHERE s.state = 'stopped' AND e.source_id = s.source_id;
+	SELECT s.source_id INTO _source_id
+	FROM mailchimp_sync.source s
+	CROSS JOIN LATERAL (SELECT e.event_id FROM mailchimp_sync.event e
+		WHERE e.source_id = s.source_id ORDER BY e.event_id LIMIT 1) AS oldest
+	WHERE mailchimp_sync.source_is_usable(s) ORDER BY oldest.event_id LIMIT 1;
+	IF NOT FOUND THEN
+		RETURN 0;
+	END IF;
+	SELECT array_agg(l.event_id ORDER BY l.event_id) INTO _ids FROM (
+		SELECT e.event_id FROM mailchimp_sync.event e
+		WHERE e.source_id = _source_id ORDER BY e.event_id LIMIT _limit) l;
+	_last := _ids[cardinality(_ids)];	-- a range is read by the index in any case
+
+	FOR _relation IN
+		SELECT w.relation_id, w.keys_query IS NULL AS is_own,
+			array_agg(r.stored::text) FILTER (WHERE r.stored IS NOT NULL) AS rows
+		FROM mailchimp_sync.event e
+		JOIN mailchimp_sync.watch w USING (source_id, relation_id)
+		CROSS JOIN LATERAL (VALUES (e.old_row), (e.new_row)) AS r(stored)
+		WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids) GROUP BY w.relation_id, w.keys_query
+	LOOP
+		CONTINUE WHEN _relation.rows IS NULL;
+		_keys := mailchimp_sync.event_keys(_source_id, _relation.relation_id, _relation.rows);
+		IF _keys IS NULL THEN
+			RETURN 0;		-- the source has trouble; its events stay
+		END IF;
+		IF _relation.is_own THEN
+			_all := _all || _keys;
+		ELSE
+			INSERT INTO mailchimp_sync.event (source_id, contact_key) SELECT _source_id, k FROM unnest(_keys) k;
+		END IF;
+	END LOOP;
+
+	IF EXISTS (SELECT FROM mailchimp_sync.event e WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids)
+			AND e.old_row IS NULL AND e.new_row IS NULL AND e.contact_key IS NULL) THEN
+		PERFORM mailchimp_sync.ask_compare(_source_id);
+	END IF;
+	SELECT array_agg(DISTINCT e.contact_key) INTO _keys FROM mailchimp_sync.event e
+	WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids) AND e.now;
+	PERFORM mailchimp_sync.end_rests(_source_id, _keys);
+
+	SELECT array_agg(DISTINCT k) INTO _all FROM (
+		SELECT unnest(_all) UNION ALL
+		SELECT e.contact_key FROM mailchimp_sync.event e
+		WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids) AND e.contact_key IS NOT NULL) AS u(k);
+	IF _all IS NOT NULL AND mailchimp_sync.fold_contacts(_source_id, _all) IS NULL THEN
+		RETURN 0;
+	END IF;
+	DELETE FROM mailchimp_sync.event e
+	WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids);
+	GET DIAGNOSTICS _count = ROW_COUNT;
+	RETURN _count;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.fold_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT min(mailchimp_sync.source_due(s))
+	FROM mailchimp_sync.source s
+	WHERE s.state <> 'stopped' AND EXISTS (SELECT FROM mailchimp_sync.event e WHERE e.source_id = s.source_id)
+$$;
+
+/* ---- full comparison ---- */
+
+CREATE TYPE mailchimp_sync.compare_page AS (
+	keys			text[],
+	values			mailchimp_sync.evaluated[],
+	last_key		text,
+	is_last			boolean,
+	error_state		text,		-- the source cannot be read
+	error_message	text
+);
+
+/*
+ * The next page of a comparison: first the rows of the source in key order,
+ * then our contacts, of which only those are returned whose row is gone.
+ * Writes nothing, so the preview uses it too (N4).
+ */
+CREATE FUNCTION mailchimp_sync.compare_page(_audience_id integer, _source_id integer, _phase text,
+	_after text, _limit integer DEFAULT 1000)
+RETURNS mailchimp_sync.compare_page
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_owner	regrole;
+	_page	mailchimp_sync.compare_page;
+BEGIN
+	SELECT s.owner INTO STRICT _owner FROM mailchimp_sync.source s WHERE s.source_id = _source_id;
+	IF _phase = 'rows' THEN
+		SELECT array_agg(w.contact_key ORDER BY w.ordinality) FILTER (WHERE w.error_state IS NULL),
+			min(w.error_state), min(w.error_message)
+		INTO _page.keys, _page.error_state, _page.error_message
+		FROM mailchimp_sync.evaluate(_owner, mailchimp_sync.walk_query(_source_id),
+			ARRAY[_after, _limit::text]) WITH ORDINALITY w;
+	ELSE
+		SELECT array_agg(l.contact_key ORDER BY l.contact_key) INTO _page.keys FROM (
+			SELECT c.contact_key FROM mailchimp_sync.contact c
+			WHERE c.audience_id = _audience_id AND c.source_id = _source_id
+				AND (_after IS NULL OR c.contact_key > _after COLLATE "C")
+			ORDER BY c.contact_key LIMIT _limit) l;
+	END IF;
+	_page.is_last := coalesce(cardinality(_page.keys), 0) < _limit;
+	_page.last_key := _page.keys[cardinality(_page.keys)];
+	IF _page.keys IS NULL OR _page.error_state IS NOT NULL THEN
+		RETURN _page;
+	END IF;
+	SELECT coalesce(array_agg(ROW(e.contact_key, e.value, e.error_state, e.error_message)::mailchimp_sync.evaluated), '{}'),
+		min(e.error_state) FILTER (WHERE e.contact_key IS NULL),
+		min(e.error_message) FILTER (WHERE e.contact_key IS NULL)
+	INTO _page.values, _page.error_state, _page.error_message
+	FROM mailchimp_sync.evaluate(_owner, mailchimp_sync.source_query(_source_id, ARRAY[_audience_id]), _page.keys) e;
+	IF _phase = 'contacts' AND _page.error_state IS NULL THEN
+		_page.keys := ARRAY(SELECT unnest(_page.keys) EXCEPT SELECT v.contact_key FROM unnest(_page.values) v);
+		_page.values := '{}';
+	END IF;
+	RETURN _page;
+END
+$$;
+
+-- when an audience is to be compared next; null: it is not switched on
+CREATE FUNCTION mailchimp_sync.compare_at(_audience mailchimp_sync.audience) RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN _audience.active_since IS NOT NULL AND NOT _audience.paused
+		THEN coalesce(_audience.compare_asked_at, _audience.compared_at + _audience.every, mailchimp_sync.clock()) END
+$$;
+
+-- has it a source that can be compared, now or later; a stopped one is when it is defined anew
+CREATE FUNCTION mailchimp_sync.is_comparable(_audience_id integer) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
+		WHERE x.audience_id = _audience_id AND s.state <> 'stopped')
+$$;
+
+-- begins the comparisons that are due
+CREATE FUNCTION mailchimp_sync.compare_begin() RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH begun AS (
+		UPDATE mailchimp_sync.audience a SET compare_asked_at = NULL
+		WHERE mailchimp_sync.compare_at(a) <= mailchimp_sync.clock()
+			AND mailchimp_sync.is_comparable(a.audience_id)
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
+				WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL)
+		RETURNING a.audience_id
+	)
+	UPDATE mailchimp_sync.audience_source x
+	SET compare_from = mailchimp_sync.clock(), compare_phase = 'rows', compare_after = NULL
+	FROM begun b, mailchimp_sync.source s
+	WHERE b.audience_id = x.audience_id AND s.source_id = x.source_id AND s.state <> 'stopped'
+$$;
+
+-- this source is done, with which the comparison of the audience may be at its end
+CREATE FUNCTION mailchimp_sync.compare_end(_step mailchimp_sync.audience_source) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.audience_source x SET compare_phase = NULL, compare_from = NULL, compare_after = NULL
+	WHERE x.audience_id = _step.audience_id AND x.source_id = _step.source_id;
+	UPDATE mailchimp_sync.audience a SET compared_at = _step.compare_from
+	WHERE a.audience_id = _step.audience_id AND mailchimp_sync.is_comparable(a.audience_id)
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
+			WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL);
+$$;
+
+/*
+ * One step of a comparison under way: one page, stored and remembered in one
+ * transaction, so that a crash goes on where it was. 0: nothing to do.
+ */
+CREATE FUNCTION mailchimp_sync.compare() RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_step	mailchimp_sync.audience_source;
+	_page	mailchimp_sync.compare_page;
+BEGIN
+	PERFORM mailchimp_sync.compare_begin();
+	-- stopped meanwhile: the other sources go on without it
+	PERFORM mailchimp_sync.compare_end(x)
+	FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
+	WHERE x.compare_from IS NOT NULL AND s.state = 'stopped';
+	SELECT x.* INTO _step
+	FROM mailchimp_sync.audience_source x
+	JOIN mailchimp_sync.audience a USING (audience_id)
+	JOIN mailchimp_sync.source s USING (source_id)
+	WHERE x.compare_from IS NOT NULL AND NOT a.paused AND mailchimp_sync.source_is_usable(s)
+	ORDER BY x.compare_from, x.audience_id, x.position LIMIT 1;
+	IF NOT FOUND THEN
+		RETURN 0;
+	END IF;
+	_page := mailchimp_sync.compare_page(_step.audience_id, _step.source_id, _step.compare_phase, _step.compare_after);
+	IF _page.error_state IS NOT NULL THEN
+		PERFORM mailchimp_sync.source_trouble(_step.source_id, _page.error_state, _page.error_message);
+		RETURN 1;
+	END IF;
+	PERFORM mailchimp_sync.apply_values(_step.source_id, ARRAY[_step.audience_id], _page.keys, _page.values);
+	PERFORM mailchimp_sync.keep_statistics();
+	IF _page.is_last AND _step.compare_phase = 'contacts' THEN
+		PERFORM mailchimp_sync.compare_end(_step);
+	ELSE
+		UPDATE mailchimp_sync.audience_source x SET
+			compare_phase = CASE WHEN _page.is_last THEN 'contacts' ELSE _step.compare_phase END,
+			compare_after = CASE WHEN NOT _page.is_last THEN _page.last_key END
+		WHERE x.audience_id = _step.audience_id AND x.source_id = _step.source_id;
+	END IF;
+	RETURN 1;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.compare_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT min(CASE WHEN w.under_way THEN w.due
+		WHEN mailchimp_sync.is_comparable(a.audience_id) THEN mailchimp_sync.compare_at(a) END)
+	FROM mailchimp_sync.audience a
+	CROSS JOIN LATERAL (SELECT count(*) > 0 AS under_way, min(mailchimp_sync.source_due(s)) AS due
+		FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
+		WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL) w
+	WHERE a.active_since IS NOT NULL AND NOT a.paused
+$$;

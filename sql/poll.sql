@@ -1,0 +1,491 @@
+/*
+ * poll.sql: results are fetched, in tiers (R49-R55, D1-D3), the kind of work "poll".
+ *
+ * A poll of a sent campaign asks for the report's totals first: one request, and it
+ * is over where they have not moved. Else the pages behind those that moved are read,
+ * each page a unit of its own, several at once. A poll under way is rows: which pages there
+ * are and which of them are done. After a crash the others are read, and a page
+ * that was stored and not noted is stored again, which changes nothing. What was read is
+ * noted with the last page, in the same transaction (report.read_figures).
+ *
+ * A campaign that is prepared is asked for its state alone: somebody may have sent or
+ * deleted it at Mailchimp.
+ */
+
+/* ---- tiers ---- */
+
+-- a site's own tiers; the defaults are in the view tier
+CREATE TABLE mailchimp_sync.poll_tier (
+	tier			integer PRIMARY KEY CHECK (tier > 0),
+	min_age			interval NOT NULL CHECK (min_age >= interval '0'),
+	every			interval NOT NULL CHECK (every > interval '0')
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.poll_tier', '');
+
+-- in force: from an age of min_age on, up to the next tier's, once in every (D2)
+CREATE VIEW mailchimp_sync.tier AS
+SELECT tier, coalesce(t.min_age, d.min_age) AS min_age, coalesce(t.every, d.every) AS every
+FROM (VALUES
+	(1, interval '0', interval '10 minutes'),
+	(2, interval '2 hours', interval '1 hour'),
+	(3, interval '24 hours', interval '3 hours'),
+	(4, interval '7 days', interval '6 hours'),
+	(5, interval '14 days', interval '12 hours'),
+	(6, interval '1 month', interval '24 hours')) AS d(tier, min_age, every)
+FULL JOIN mailchimp_sync.poll_tier t USING (tier);
+
+-- the instant at which each tier begins for each campaign; days and months are added in UTC
+CREATE VIEW mailchimp_sync.campaign_tier AS
+SELECT c.campaign_id, b.born_at, t.tier, t.every,
+	((b.born_at AT TIME ZONE 'UTC') + t.min_age) AT TIME ZONE 'UTC' AS begins_at
+FROM mailchimp_sync.campaign c
+CROSS JOIN LATERAL (SELECT greatest(c.created_at, c.sent_at) AS born_at) b		-- D1
+CROSS JOIN mailchimp_sync.tier t;
+
+/*
+ * When a campaign is to be polled next: its last successful poll plus the spacing of the tier in which
+ * that poll fell (D3). A tier that begins later and asks more often, as a site may
+ * set it, takes effect when it begins; the defaults have none. A poll that was missed is late
+ * and done once.
+ */
+CREATE FUNCTION mailchimp_sync.poll_next_at(_campaign_id bigint) RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH last AS (
+		-- Mailchimp's clock may be ahead of ours: a campaign is never younger than new
+		SELECT greatest(coalesce(c.last_polled_at, mailchimp_sync.clock()), c.created_at, c.sent_at) AS at
+		FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id
+	), reached AS (
+		SELECT t.*, t.begins_at <= l.at AS has_begun, l.at,
+			max(t.begins_at) FILTER (WHERE t.begins_at <= l.at) OVER () AS current_begins_at
+		FROM mailchimp_sync.campaign_tier t, last l WHERE t.campaign_id = _campaign_id
+	)
+	SELECT min(greatest(r.begins_at, ((r.at AT TIME ZONE 'UTC') + r.every) AT TIME ZONE 'UTC'))
+	FROM reached r
+	WHERE NOT r.has_begun OR r.begins_at = r.current_begins_at
+$$;
+
+CREATE FUNCTION @extschema@.mc_poll_tiers() RETURNS TABLE (tier integer, min_age interval, every interval)
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_poll_tiers() IS
+	'how often results are fetched: from an age of min_age on, once in every; the defaults and what this site has set';
+
+CREATE FUNCTION mailchimp_sync.mc_poll_tiers() RETURNS TABLE (tier integer, min_age interval, every interval)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT t.tier, t.min_age, t.every FROM mailchimp_sync.tier t ORDER BY t.min_age
+$$;
+
+CREATE FUNCTION @extschema@.mc_set_poll_tier(tier integer, min_age interval, every interval) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_set_poll_tier(integer, interval, interval) IS
+	'sets or adds a tier of the polling schedule; with min_age and every null the site''s own goes and the default returns';
+
+CREATE FUNCTION mailchimp_sync.mc_set_poll_tier(_tier integer, _min_age interval, _every interval) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT coalesce(_tier > 0, false) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'tier must be a number from 1 on',
+			HINT = 'mc_poll_tiers() lists the tiers.';
+	ELSIF (_min_age IS NULL) <> (_every IS NULL) THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_age and every belong together',
+			HINT = 'Give both, or null for both to return to the default.';
+	ELSIF _every < interval '1 minute' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'every must be at least one minute';
+	ELSIF _min_age < interval '0' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_age must not be negative';
+	END IF;
+	LOCK TABLE mailchimp_sync.poll_tier IN SHARE ROW EXCLUSIVE MODE;
+	DELETE FROM mailchimp_sync.poll_tier t WHERE t.tier = _tier;
+	INSERT INTO mailchimp_sync.poll_tier (tier, min_age, every) SELECT _tier, _min_age, _every WHERE _every IS NOT NULL;
+	PERFORM mailchimp_sync.check_tiers();
+	UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.poll_next_at(campaign_id)
+	WHERE next_poll_at IS NOT NULL AND last_polled_at IS NOT NULL AND poll_failures = 0;
+	PERFORM mailchimp_sync.wake();
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.check_tiers() RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_same	record;
+BEGIN
+	IF NOT EXISTS (SELECT FROM mailchimp_sync.tier t WHERE t.min_age = interval '0') THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'no tier begins at the age of 0',
+			HINT = 'A new campaign would be in no tier.';
+	END IF;
+	SELECT t.min_age, string_agg(t.tier::text, ' and ' ORDER BY t.tier) AS tiers INTO _same
+	FROM mailchimp_sync.tier t GROUP BY 1 HAVING count(*) > 1 LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
+			MESSAGE = format('tiers %s begin at the same age', _same.tiers), HINT = 'Give each tier an age of its own.';
+	END IF;
+END
+$$;
+
+CREATE VIEW @extschema@.mc_poll_schedule WITH (security_barrier) AS
+SELECT c.campaign_id, c.name, a.now_at - t.born_at AS age, t.tier, c.last_polled_at, c.next_poll_at
+FROM mailchimp_sync.campaign c
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+CROSS JOIN LATERAL (SELECT greatest(mailchimp_sync.clock(), c.created_at, c.sent_at) AS now_at) a
+CROSS JOIN LATERAL (SELECT x.born_at, x.tier FROM mailchimp_sync.campaign_tier x
+	WHERE x.campaign_id = c.campaign_id AND x.begins_at <= a.now_at ORDER BY x.begins_at DESC LIMIT 1) t
+WHERE c.status IN ('prepared', 'scheduled', 'sent') AND c.next_poll_at IS NOT NULL;
+COMMENT ON VIEW @extschema@.mc_poll_schedule IS
+	'the campaigns that are polled: age (since they were sent), tier, and when results are fetched next';
+
+/* ---- polls under way ---- */
+
+-- not dumped, like requests in flight: a poll begins anew after a restore
+CREATE TABLE mailchimp_sync.poll (
+	campaign_id		bigint PRIMARY KEY,
+	started_at		timestamptz NOT NULL,
+	figures			jsonb NOT NULL,		-- as Mailchimp showed them at the start
+	since			timestamptz,		-- events up to here are known
+	next_attempt_at	timestamptz
+);
+
+CREATE TABLE mailchimp_sync.poll_page (
+	campaign_id		bigint NOT NULL,
+	walk			text NOT NULL CHECK (walk IN ('state', 'activity', 'unsubscribed', 'abuse', 'links')),
+	page_offset		bigint NOT NULL,
+	is_done			boolean NOT NULL DEFAULT false,
+	PRIMARY KEY (campaign_id, walk, page_offset)
+);
+
+-- rows of a page, of whatever is read in pages; larger ones are slow and fail (API 3.0)
+CREATE FUNCTION mailchimp_sync.page_size() RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 1000
+$$;
+
+-- an instant in a query string, where a plus sign would be a blank
+CREATE FUNCTION mailchimp_sync.query_instant(_at timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT to_char(_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
+$$;
+
+-- what has to move before the pages behind it are read, by walk
+CREATE FUNCTION mailchimp_sync.poll_figures(_unsubscribed bigint, _complaints bigint, _bounces jsonb, _opens jsonb,
+	_clicks jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT jsonb_build_object(
+		'activity', jsonb_build_object(
+			'opens', coalesce((_opens ->> 'opens_total')::bigint, 0), 'last_open', coalesce(_opens ->> 'last_open', ''),
+			'clicks', coalesce((_clicks ->> 'clicks_total')::bigint, 0), 'last_click', coalesce(_clicks ->> 'last_click', ''),
+			'hard', coalesce((_bounces ->> 'hard_bounces')::bigint, 0),
+			'soft', coalesce((_bounces ->> 'soft_bounces')::bigint, 0)),
+		'unsubscribed', coalesce(_unsubscribed, 0),
+		'abuse', coalesce(_complaints, 0),
+		'links', jsonb_build_object(
+			'clicks', coalesce((_clicks ->> 'clicks_total')::bigint, 0),
+			'unique', coalesce((_clicks ->> 'unique_clicks')::bigint, 0), 'last', coalesce(_clicks ->> 'last_click', '')))
+$$;
+
+-- all events up to this instant were there when these figures were shown; with room for those that come late
+CREATE FUNCTION mailchimp_sync.activity_known_until(_figures jsonb) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT greatest(nullif(_figures #>> '{activity,last_open}', '')::timestamptz,
+		nullif(_figures #>> '{activity,last_click}', '')::timestamptz) - interval '10 minutes'
+$$;
+
+-- the request of a walk; 'report' and 'state' have one page
+CREATE FUNCTION mailchimp_sync.poll_path(_mailchimp_id text, _walk text, _offset bigint, _since timestamptz) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE _walk
+		WHEN 'report' THEN format('/reports/%s?fields=emails_sent,abuse_reports,unsubscribed,bounces,opens,clicks', _mailchimp_id)
+		WHEN 'state' THEN format('/campaigns/%s?fields=status,archive_url,emails_sent,send_time', _mailchimp_id)
+		WHEN 'activity' THEN format('/reports/%s/email-activity?%s%s&fields=emails.email_id,emails.email_address,emails.activity',
+			_mailchimp_id, p.page, '&since=' || mailchimp_sync.query_instant(_since))
+		WHEN 'unsubscribed' THEN format('/reports/%s/unsubscribed?%s&fields=unsubscribes.email_id,unsubscribes.email_address,'
+			'unsubscribes.timestamp,unsubscribes.reason', _mailchimp_id, p.page)
+		-- not in pages
+		WHEN 'abuse' THEN format('/reports/%s/abuse-reports?fields=abuse_reports.email_id,abuse_reports.email_address,'
+			'abuse_reports.date', _mailchimp_id)
+		WHEN 'links' THEN format('/reports/%s/click-details?%s&fields=urls_clicked.id,urls_clicked.url,'
+			'urls_clicked.total_clicks,urls_clicked.unique_clicks,urls_clicked.last_click', _mailchimp_id, p.page)
+	END
+	FROM (SELECT format('count=%s&offset=%s', mailchimp_sync.page_size(), _offset) AS page) p
+$$;
+
+/* ---- the kind "poll" ---- */
+
+-- what may be asked now or later: pages of polls under way, and polls to begin
+CREATE VIEW mailchimp_sync.poll_ready AS
+SELECT c.connection, c.campaign_id, c.mailchimp_id, g.walk, g.page_offset, p.since,
+	coalesce(p.next_attempt_at, p.started_at) AS at
+FROM mailchimp_sync.poll p
+JOIN mailchimp_sync.poll_page g USING (campaign_id)
+JOIN mailchimp_sync.campaign c USING (campaign_id)
+WHERE NOT g.is_done AND c.status = 'sent' AND c.mailchimp_id IS NOT NULL
+	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll' AND f.campaign_id = c.campaign_id
+		AND f.phase = g.walk AND f.versions[1] = g.page_offset)
+UNION ALL
+SELECT c.connection, c.campaign_id, c.mailchimp_id, CASE c.status WHEN 'sent' THEN 'report' ELSE 'state' END, 0::bigint,
+	NULL, c.next_poll_at
+FROM mailchimp_sync.campaign c
+WHERE c.next_poll_at IS NOT NULL AND c.status IN ('prepared', 'scheduled', 'sent') AND c.goal IS NULL
+	AND c.mailchimp_id IS NOT NULL
+	AND NOT EXISTS (SELECT FROM mailchimp_sync.poll p WHERE p.campaign_id = c.campaign_id)
+	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll' AND f.campaign_id = c.campaign_id);
+
+CREATE FUNCTION mailchimp_sync.poll_next(_connection text) RETURNS SETOF mailchimp_sync.work
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_r	mailchimp_sync.poll_ready;
+BEGIN
+	FOR _r IN
+		SELECT * FROM mailchimp_sync.poll_ready r
+		WHERE r.connection = _connection AND r.at <= mailchimp_sync.clock()
+		ORDER BY r.at, r.campaign_id, r.walk, r.page_offset
+	LOOP
+		-- whose row somebody holds could not be answered
+		PERFORM FROM mailchimp_sync.campaign c WHERE c.campaign_id = _r.campaign_id FOR NO KEY UPDATE SKIP LOCKED;
+		CONTINUE WHEN NOT FOUND;
+		RETURN QUERY
+		SELECT _connection, 'GET', mailchimp_sync.poll_path(_r.mailchimp_id, _r.walk, _r.page_offset, _r.since), NULL::text,
+			false, NULL::integer, _r.campaign_id, _r.walk, NULL::integer[], NULL::text[], NULL::text[],
+			ARRAY[_r.page_offset], NULL::bytea[];
+		RETURN;
+	END LOOP;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.poll_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.poll_ready r USING (connection)
+$$;
+
+-- it did not come about: later again, with the reason; whoever holds the campaign's row is not waited for
+CREATE FUNCTION mailchimp_sync.poll_rests(_campaign_id bigint, _title text, _detail text, _retry_at timestamptz)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign;
+	_at	timestamptz;
+BEGIN
+	SELECT * INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id FOR NO KEY UPDATE SKIP LOCKED;
+	_at := greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(coalesce(_c.poll_failures, 0) + 1));
+	UPDATE mailchimp_sync.poll SET next_attempt_at = _at WHERE campaign_id = _campaign_id;
+	IF _c.campaign_id IS NULL THEN
+		RETURN;
+	END IF;
+	UPDATE mailchimp_sync.campaign SET poll_failures = poll_failures + 1,
+		next_poll_at = greatest(_at, next_poll_at)
+	WHERE campaign_id = _campaign_id;
+	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, campaign_id, connection, title, detail, attempts,
+		first_failed_at, last_failed_at, next_attempt_at)
+	VALUES ('poll', coalesce(_c.audience_id, 0), _campaign_id, _c.connection, _title, _detail, 1, mailchimp_sync.clock(),
+		mailchimp_sync.clock(), _at)
+	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
+		detail = excluded.detail, attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at,
+		next_attempt_at = excluded.next_attempt_at;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.poll_failed(_inflight_id bigint, _outcome text, _title text, _detail text,
+	_retry_at timestamptz)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.poll_rests(f.campaign_id, coalesce(_title, _outcome), _detail, _retry_at)
+	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id
+$$;
+
+/* ---- answers ---- */
+
+-- it succeeded; somebody may have asked for another one meanwhile
+CREATE FUNCTION mailchimp_sync.poll_succeeded(_campaign_id bigint, _started_at timestamptz) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
+	DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
+	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'poll' AND f.campaign_id = _campaign_id;
+	UPDATE mailchimp_sync.campaign SET last_polled_at = mailchimp_sync.clock() WHERE campaign_id = _campaign_id;
+	UPDATE mailchimp_sync.campaign SET poll_failures = 0,
+		next_poll_at = CASE WHEN poll_failures = 0 AND next_poll_at > _started_at THEN next_poll_at
+			ELSE mailchimp_sync.poll_next_at(_campaign_id) END
+	WHERE campaign_id = _campaign_id;
+$$;
+
+-- the totals: stored, and the pages behind those that moved are to be read
+CREATE FUNCTION mailchimp_sync.report_seen(_campaign_id bigint, _started_at timestamptz, _emails_sent bigint,
+	_unsubscribed bigint, _complaints bigint, _bounces jsonb, _opens jsonb, _clicks jsonb)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_figures	jsonb := mailchimp_sync.poll_figures(_unsubscribed, _complaints, _bounces, _opens, _clicks);
+	_read		jsonb;
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	INSERT INTO mailchimp_sync.report AS r (campaign_id, emails_sent, opens_total, unique_opens, clicks_total,
+		unique_clickers, hard_bounces, soft_bounces, syntax_errors, unsubscribed, complaints, polled_at)
+	VALUES (_campaign_id, _emails_sent, coalesce((_opens ->> 'opens_total')::bigint, 0),
+		coalesce((_opens ->> 'unique_opens')::bigint, 0), coalesce((_clicks ->> 'clicks_total')::bigint, 0),
+		coalesce((_clicks ->> 'unique_subscriber_clicks')::bigint, 0), coalesce((_bounces ->> 'hard_bounces')::bigint, 0),
+		coalesce((_bounces ->> 'soft_bounces')::bigint, 0), coalesce((_bounces ->> 'syntax_errors')::bigint, 0),
+		coalesce(_unsubscribed, 0), coalesce(_complaints, 0), _started_at)
+	ON CONFLICT (campaign_id) DO UPDATE SET emails_sent = excluded.emails_sent, opens_total = excluded.opens_total,
+		unique_opens = excluded.unique_opens, clicks_total = excluded.clicks_total, unique_clickers = excluded.unique_clickers,
+		hard_bounces = excluded.hard_bounces, soft_bounces = excluded.soft_bounces, syntax_errors = excluded.syntax_errors,
+		unsubscribed = excluded.unsubscribed, complaints = excluded.complaints, polled_at = excluded.polled_at
+	-- a campaign with which nothing has happened yet has nothing to be read
+	RETURNING coalesce(r.read_figures, mailchimp_sync.poll_figures(0, 0, '{}', '{}', '{}')) INTO _read;
+
+	INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset)
+	SELECT _campaign_id, f.key, o.page_offset
+	FROM jsonb_each(_figures) f
+	CROSS JOIN LATERAL generate_series(0, CASE f.key WHEN 'activity' THEN _emails_sent WHEN 'unsubscribed' THEN _unsubscribed
+		ELSE 0 END, mailchimp_sync.page_size()) AS o(page_offset)
+	WHERE f.value IS DISTINCT FROM _read -> f.key;
+	IF FOUND THEN
+		INSERT INTO mailchimp_sync.poll (campaign_id, started_at, figures, since)
+		VALUES (_campaign_id, _started_at, _figures, mailchimp_sync.activity_known_until(_read));
+	ELSE
+		PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at);
+	END IF;
+END
+$$;
+
+-- a page is stored; a full one has another one behind it, and the last one ends the poll
+CREATE FUNCTION mailchimp_sync.page_seen(_campaign_id bigint, _walk text, _offset bigint, _rows bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_poll	mailchimp_sync.poll;
+BEGIN
+	UPDATE mailchimp_sync.poll_page SET is_done = true
+	WHERE campaign_id = _campaign_id AND walk = _walk AND page_offset = _offset;
+	IF _rows >= mailchimp_sync.page_size() AND _walk <> 'abuse' THEN
+		INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset)
+		VALUES (_campaign_id, _walk, _offset + mailchimp_sync.page_size()) ON CONFLICT DO NOTHING;
+	END IF;
+	IF EXISTS (SELECT FROM mailchimp_sync.poll_page g WHERE g.campaign_id = _campaign_id AND NOT g.is_done) THEN
+		UPDATE mailchimp_sync.poll SET next_attempt_at = NULL WHERE campaign_id = _campaign_id;
+		RETURN;
+	END IF;
+	SELECT * INTO _poll FROM mailchimp_sync.poll p WHERE p.campaign_id = _campaign_id;
+	IF NOT FOUND THEN
+		RETURN;		-- it was given up meanwhile
+	END IF;
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	UPDATE mailchimp_sync.report r SET
+		read_figures = CASE WHEN r.short_figures = _poll.figures THEN _poll.figures ELSE _poll.figures - s.walks END,
+		short_figures = CASE WHEN s.walks <> '{}' THEN _poll.figures END
+	FROM (SELECT mailchimp_sync.short_walks(_campaign_id, _poll.figures) AS walks) s
+	WHERE r.campaign_id = _campaign_id;
+	PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _poll.started_at);
+END
+$$;
+
+/*
+ * The walks that gave less than the totals promise: Mailchimp's figures may be ahead of its lists, and the order of
+ * pages is its own. The next poll reads all of it once more, even if nothing moved;
+ * what is missing then will not come.
+ */
+CREATE FUNCTION mailchimp_sync.short_walks(_campaign_id bigint, _figures jsonb) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT array_remove(ARRAY[
+		CASE WHEN (n.opened < (_figures #>> '{activity,opens}')::bigint OR n.clicked < (_figures #>> '{activity,clicks}')::bigint
+				OR n.bounced < (_figures #>> '{activity,hard}')::bigint + (_figures #>> '{activity,soft}')::bigint)
+			-- what is too old was not kept
+			AND coalesce(c.sent_at >= mailchimp_sync.activity_kept_since(), true) THEN 'activity' END,
+		CASE WHEN n.unsubscribed < (_figures ->> 'unsubscribed')::bigint THEN 'unsubscribed' END,
+		CASE WHEN n.complained < (_figures ->> 'abuse')::bigint THEN 'abuse' END], NULL)
+	FROM (SELECT count(*) FILTER (WHERE a.type = 'opened') AS opened, count(*) FILTER (WHERE a.type = 'clicked') AS clicked,
+			count(*) FILTER (WHERE a.type = 'bounced') AS bounced,
+			count(*) FILTER (WHERE a.type = 'unsubscribed' AND a.sub_key = '') AS unsubscribed,
+			count(*) FILTER (WHERE a.type = 'unsubscribed' AND a.sub_key <> '') AS complained
+		FROM mailchimp_sync.activity a WHERE a.campaign_id = _campaign_id) n
+	JOIN mailchimp_sync.campaign c ON c.campaign_id = _campaign_id
+$$;
+
+-- the campaign as Mailchimp shows it: what somebody did there is adopted
+CREATE FUNCTION mailchimp_sync.state_seen(_campaign_id bigint, _started_at timestamptz, _status text, _archive_url text,
+	_emails_sent bigint, _send_time text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+BEGIN
+	IF _c.status = 'sent' THEN
+		-- it was asked because its report was not found
+		DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
+		DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
+		PERFORM mailchimp_sync.poll_rests(_campaign_id, 'no report',
+			format('the campaign is "%s" at Mailchimp and has no report there', _status), NULL);
+		RETURN;
+	END IF;
+	UPDATE mailchimp_sync.campaign SET mailchimp_status = _status, archive_url = coalesce(_archive_url, archive_url)
+	WHERE campaign_id = _campaign_id;
+	PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at);
+	-- somebody who wants something of it by now finds out on that way
+	IF _c.goal IS NOT NULL THEN
+		RETURN;
+	ELSIF _status = 'sent' THEN
+		PERFORM mailchimp_sync.campaign_sent(_c, _emails_sent, nullif(_send_time, '')::timestamptz);
+	ELSIF _status = 'sending' THEN
+		PERFORM mailchimp_sync.campaign_leaving(_c);
+	END IF;
+END
+$$;
+
+/*
+ * Mailchimp answered no. No report: is the campaign itself gone? Then there is
+ * nothing left to be polled.
+ */
+CREATE FUNCTION mailchimp_sync.poll_refused(_campaign_id bigint, _walk text, _started_at timestamptz, _status integer,
+	_title text, _detail text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+BEGIN
+	IF _status <> 404 THEN
+		PERFORM mailchimp_sync.poll_rests(_campaign_id, _title, _detail, NULL);
+		RETURN;
+	END IF;
+	DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
+	DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
+	IF _walk <> 'state' THEN
+		INSERT INTO mailchimp_sync.poll (campaign_id, started_at, figures) VALUES (_campaign_id, _started_at, '{}');
+		INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset) VALUES (_campaign_id, 'state', 0);
+	ELSIF _c.goal IS NULL THEN
+		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('vanish', _c.status),
+			next_poll_at = NULL, last_error = 'it was deleted at Mailchimp'
+		WHERE campaign_id = _campaign_id;
+		DELETE FROM mailchimp_sync.failure f WHERE f.work = 'poll' AND f.campaign_id = _campaign_id;
+	END IF;
+END
+$$;

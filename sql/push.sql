@@ -1,0 +1,397 @@
+/*
+ * push.sql: contacts go to Mailchimp, up to 500 in one request (rule 5).
+ *
+ * POST /lists/{list_id} with update_existing: new addresses get status_if_new,
+ * so nobody who left is subscribed again (D10). Every error of the reply is
+ * matched to its contact. Done = the version sent is still the version wanted.
+ */
+
+-- addresses that a push has to wait for: under way, or of a leave that may still archive them
+CREATE VIEW mailchimp_sync.push_busy AS
+SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b WHERE NOT b.is_ghost OR b.kind = 'leave';
+
+/*
+ * The contacts of a source that could travel together now, the longest due first.
+ * NOT IN is hashed once, while NOT EXISTS would look through all for each contact.
+ */
+CREATE FUNCTION mailchimp_sync.push_ready(_audience_id integer, _source_id integer) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH ready AS MATERIALIZED (
+		SELECT c.contact_key, c.batch_limit, coalesce(c.next_attempt_at, '-infinity') AS due
+		FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.action IN ('subscribe', 'update')
+			AND coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
+			AND c.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.push_busy b WHERE b.audience_id = _audience_id)
+		ORDER BY coalesce(c.next_attempt_at, '-infinity')
+		LIMIT current_setting('mailchimp_sync.batch_size')::integer
+	), numbered AS (
+		SELECT r.contact_key, r.batch_limit,
+			row_number() OVER (PARTITION BY r.batch_limit ORDER BY r.due, r.contact_key) AS number,
+			first_value(r.batch_limit) OVER (ORDER BY r.due, r.contact_key) AS first_limit
+		FROM ready r
+	)
+	SELECT array_agg(n.contact_key) FROM numbered n
+	WHERE n.batch_limit IS NOT DISTINCT FROM n.first_limit AND coalesce(n.number <= n.batch_limit, true)
+$$;
+
+-- the audiences of a connection that may send now
+CREATE FUNCTION mailchimp_sync.sending_audiences(_connection text) RETURNS SETOF mailchimp_sync.audience
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT a.* FROM mailchimp_sync.audience a
+	WHERE a.connection = _connection AND a.active_since IS NOT NULL AND NOT a.paused
+		AND (a.next_attempt_at IS NULL OR a.next_attempt_at <= mailchimp_sync.clock())
+	ORDER BY a.audience_id
+$$;
+
+-- their sources that can be evaluated now
+CREATE FUNCTION mailchimp_sync.sending_sources(_audience_id integer) RETURNS SETOF integer
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT s.source_id FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
+	WHERE x.audience_id = _audience_id AND mailchimp_sync.source_is_usable(s)
+	ORDER BY x.position
+$$;
+
+CREATE FUNCTION mailchimp_sync.push_next(_connection text) RETURNS SETOF mailchimp_sync.work
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_audience	mailchimp_sync.audience;
+	_source_id	integer;
+	_keys		text[];
+	_values		mailchimp_sync.evaluated[];
+	_work		mailchimp_sync.work;
+BEGIN
+	FOR _audience IN SELECT * FROM mailchimp_sync.sending_audiences(_connection) LOOP
+		CONTINUE WHEN EXISTS (SELECT FROM mailchimp_sync.missing_fields(_audience.audience_id));
+		FOR _source_id IN SELECT * FROM mailchimp_sync.sending_sources(_audience.audience_id) LOOP
+			-- evaluating anew may show that none of a page is to be sent any more: then the next page
+			LOOP
+				_keys := mailchimp_sync.push_ready(_audience.audience_id, _source_id);
+				EXIT WHEN _keys IS NULL;
+				_values := mailchimp_sync.fold_contacts(_source_id, _keys);
+				EXIT WHEN _values IS NULL;
+				_work := mailchimp_sync.push_work(_audience, _source_id, _keys, _values);
+				IF _work.contact_keys IS NOT NULL THEN
+					RETURN NEXT _work;
+					RETURN;
+				END IF;
+			END LOOP;
+		END LOOP;
+	END LOOP;
+END
+$$;
+
+/*
+ * The request for those of the keys that are still to be sent. From here on
+ * they may be at Mailchimp under their address: member_hash says so, and a
+ * contact that leaves is looked for there. Nobody knows what is there until the
+ * answer has come, so sent_hash says nothing: who goes back to the old value
+ * meanwhile has to be sent again. Whoever had the address before has it no more
+ * (D13).
+ */
+CREATE FUNCTION mailchimp_sync.push_work(_audience mailchimp_sync.audience, _source_id integer, _keys text[],
+	_values mailchimp_sync.evaluated[])
+RETURNS mailchimp_sync.work
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH travelling AS (
+		UPDATE mailchimp_sync.contact c SET member_hash = c.email_hash, sent_hash = NULL
+		WHERE c.audience_id = _audience.audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
+			AND c.action IN ('subscribe', 'update')
+		RETURNING c.*
+	), former AS (
+		UPDATE mailchimp_sync.contact c SET member_hash = NULL, sent_hash = NULL
+		FROM travelling t
+		WHERE c.audience_id = t.audience_id AND c.member_hash = t.email_hash
+			AND (c.source_id, c.contact_key) <> (t.source_id, t.contact_key)
+	), chosen AS (
+		SELECT c.contact_key, c.email_hash, c.version, c.desired_hash, mailchimp_sync.payload(v.value) AS payload,
+			m.archived_by_us AND m.status_before = 'subscribed' AS comes_back
+		FROM travelling c
+		JOIN unnest(_values) v ON v.contact_key = c.contact_key
+		LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience.audience_id AND m.email_hash = c.email_hash
+	)
+	SELECT ROW(_audience.connection, 'POST',
+		format('/lists/%s?skip_merge_validation=true', _audience.list_id),
+		jsonb_build_object('update_existing', true, 'members', jsonb_agg(jsonb_build_object(
+			'email_address', c.payload -> 'email',
+			CASE WHEN c.comes_back THEN 'status' ELSE 'status_if_new' END,
+			CASE WHEN c.comes_back IS NOT TRUE AND (_audience.double_opt_in OR coalesce(l.double_optin, false))
+				THEN 'pending' ELSE 'subscribed' END,
+			'merge_fields', c.payload -> 'merge_fields', 'tags', c.payload -> 'tags') ORDER BY c.contact_key))::text,
+		true, _audience.audience_id, NULL, 'members',
+		array_agg(_source_id ORDER BY c.contact_key), array_agg(c.contact_key ORDER BY c.contact_key),
+		array_agg(c.email_hash ORDER BY c.contact_key), array_agg(c.version ORDER BY c.contact_key),
+		array_agg(c.desired_hash ORDER BY c.contact_key))::mailchimp_sync.work
+	FROM chosen c
+	LEFT JOIN mailchimp_sync.list l ON l.connection = _audience.connection AND l.list_id = _audience.list_id
+	GROUP BY l.double_optin
+$$;
+
+CREATE FUNCTION mailchimp_sync.push_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT min(greatest(d.due, a.next_attempt_at, mailchimp_sync.source_due(s)))
+	FROM mailchimp_sync.usable_connection u
+	JOIN mailchimp_sync.audience a USING (connection)
+	JOIN mailchimp_sync.audience_source x USING (audience_id)
+	JOIN mailchimp_sync.source s USING (source_id)
+	CROSS JOIN LATERAL (
+		SELECT coalesce(c.next_attempt_at, '-infinity') AS due
+		FROM mailchimp_sync.contact c
+		WHERE c.audience_id = a.audience_id AND c.source_id = s.source_id AND c.action IN ('subscribe', 'update')
+			AND (a.audience_id, c.email_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.push_busy b)
+		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1) AS d
+	WHERE a.active_since IS NOT NULL AND NOT a.paused AND s.state <> 'stopped'
+$$;
+
+/* ---- what came back ---- */
+
+-- the contacts that a request carries, as rows
+CREATE FUNCTION mailchimp_sync.carried(_inflight_id bigint, OUT audience_id integer, OUT source_id integer,
+	OUT contact_key text, OUT email_hash text, OUT version bigint, OUT hash bytea, OUT ordinal bigint)
+RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 100	-- few enough for an index lookup each
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT f.audience_id, u.source_id, u.contact_key, u.email_hash, u.version, u.hash, u.ordinality
+	FROM mailchimp_sync.inflight f
+	CROSS JOIN LATERAL unnest(f.source_ids, f.contact_keys, f.email_hashes,
+		f.versions, f.hashes) WITH ORDINALITY AS u(source_id, contact_key, email_hash, version, hash)
+	WHERE f.inflight_id = _inflight_id
+$$;
+
+-- members as the reply shows them; what we sent stands beside
+CREATE FUNCTION mailchimp_sync.push_accepted(_inflight_id bigint, _hashes text[], _emails text[], _statuses text[],
+	_contact_ids text[], _fields text[], _tags text[], _last_changed text[])
+RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH shown AS (
+		SELECT DISTINCT ON (u.hash) u.* FROM unnest(_hashes, _emails, _statuses, _contact_ids, _fields, _tags, _last_changed)
+			AS u(hash, email, status, contact_id, fields, tags, last_changed)
+	), sent AS (
+		SELECT c.*, b.member FROM mailchimp_sync.carried(_inflight_id) c
+		JOIN mailchimp_sync.audience a USING (audience_id)	-- it may have been dropped meanwhile
+		JOIN (SELECT x.member, x.ordinality FROM mailchimp_sync.inflight f
+			CROSS JOIN LATERAL jsonb_array_elements(f.body::jsonb -> 'members') WITH ORDINALITY AS x(member)
+			WHERE f.inflight_id = _inflight_id) b ON b.ordinality = c.ordinal
+	), seen AS (
+		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id,
+			sent_fields, shown_fields, sent_tags, shown_tags, last_changed, pushed_at, read_at)
+		-- the batch call shows no status of who is archived
+		SELECT s.audience_id, s.email_hash, w.email, coalesce(w.status, 'archived'), true, w.contact_id,
+			s.member -> 'merge_fields', w.fields::jsonb,
+			ARRAY(SELECT jsonb_array_elements_text(s.member -> 'tags')),
+			ARRAY(SELECT t ->> 'name' FROM jsonb_array_elements(w.tags::jsonb) t ORDER BY 1),
+			nullif(w.last_changed, '')::timestamptz, mailchimp_sync.clock(), mailchimp_sync.clock()
+		FROM sent s JOIN shown w ON w.hash = s.email_hash
+		ON CONFLICT (audience_id, email_hash) DO UPDATE SET email = excluded.email, status = excluded.status,
+			archived_by_us = false, status_before = NULL, ours = true, mailchimp_id = excluded.mailchimp_id,
+			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields,
+			sent_tags = excluded.sent_tags, shown_tags = excluded.shown_tags,
+			last_changed = excluded.last_changed, pushed_at = excluded.pushed_at, read_at = excluded.read_at
+		RETURNING m.email_hash
+	), done AS (
+		UPDATE mailchimp_sync.contact c SET sent_hash = s.hash, refused_hash = NULL, attempts = 0,
+			next_attempt_at = NULL, batch_limit = NULL,
+			state = CASE WHEN c.version = s.version THEN 'in_sync' ELSE c.state END,
+			detail = CASE WHEN c.version = s.version THEN NULL ELSE c.detail END,
+			action = CASE WHEN c.version = s.version THEN NULL ELSE c.action END
+		FROM sent s JOIN seen e USING (email_hash)
+		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
+		RETURNING c.audience_id, c.source_id, c.contact_key
+	)
+	DELETE FROM mailchimp_sync.failure f USING done d
+	WHERE f.work = 'push' AND f.audience_id = d.audience_id AND f.source_id = d.source_id
+		AND f.contact_key = d.contact_key;
+
+	SELECT mailchimp_sync.members_seen(f.audience_id, _hashes,
+		ARRAY(SELECT coalesce(u.status, 'archived') FROM unnest(_statuses) WITH ORDINALITY AS u(status, position)
+			ORDER BY u.position))
+	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+$$;
+
+-- contacts that Mailchimp refused, each with its words: they rest until they change
+CREATE FUNCTION mailchimp_sync.push_refused(_inflight_id bigint, _emails text[], _codes text[], _errors text[],
+	_fields text[], _field_messages text[])
+RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH said AS (
+		SELECT DISTINCT ON (u.email) mailchimp_sync.email_hash(u.email) AS hash, u.code,
+			concat_ws(' ', u.error, nullif(nullif(u.field_message, u.error), '')) AS detail, nullif(u.field, '') AS field
+		FROM unnest(_emails, _codes, _errors, _fields, _field_messages) AS u(email, code, error, field, field_message)
+	), refused AS (
+		UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1, refused_hash = s.hash, next_attempt_at = NULL,
+			batch_limit = NULL,
+			state = CASE WHEN c.version = s.version THEN 'refused' ELSE c.state END,
+			detail = CASE WHEN c.version = s.version THEN d.detail ELSE c.detail END,
+			action = CASE WHEN c.version = s.version THEN NULL ELSE c.action END
+		FROM mailchimp_sync.carried(_inflight_id) s
+		JOIN said d ON d.hash = s.email_hash
+		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
+		RETURNING c.audience_id, c.source_id, c.contact_key, c.email, c.attempts, d.code, d.detail, d.field
+	)
+	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email,
+		title, detail, field, attempts, first_failed_at, last_failed_at)
+	SELECT 'push', r.audience_id, r.source_id, r.contact_key, a.connection, r.email,
+		r.code, r.detail, r.field, r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock()
+	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id)
+	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET
+		email = excluded.email, title = excluded.title, detail = excluded.detail, field = excluded.field,
+		attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at, next_attempt_at = NULL
+$$;
+
+-- the contacts of a request of which its reply says nothing
+CREATE FUNCTION mailchimp_sync.passed_over(_inflight_id bigint, _hashes text[], _emails text[])
+RETURNS SETOF mailchimp_sync.contact
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT c.*
+	FROM mailchimp_sync.carried(_inflight_id) s
+	JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key)
+	WHERE s.email_hash NOT IN (SELECT h FROM unnest(_hashes) AS h WHERE h IS NOT NULL)
+		AND s.email_hash NOT IN (SELECT mailchimp_sync.email_hash(e) FROM unnest(_emails) AS e WHERE e IS NOT NULL)
+$$;
+
+/*
+ * They are asked for again, later. Addresses in a compliance state can be passed
+ * over in silence (API 3.0, batch subscribe), so the fifth time counts as a refusal.
+ */
+CREATE FUNCTION mailchimp_sync.push_unmentioned(_inflight_id bigint, _hashes text[], _emails text[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.push_refused(_inflight_id, array_agg(p.email), array_agg('no answer'::text),
+		array_agg('Mailchimp''s answers do not mention it'::text), NULL, NULL)
+	FROM mailchimp_sync.passed_over(_inflight_id, _hashes, _emails) p
+	WHERE p.attempts >= 4 HAVING count(*) > 0;
+	UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1,
+		next_attempt_at = mailchimp_sync.clock() + mailchimp_sync.backoff(c.attempts + 1)
+	FROM mailchimp_sync.passed_over(_inflight_id, _hashes, _emails) p
+	WHERE c.audience_id = p.audience_id AND c.source_id = p.source_id AND c.contact_key = p.contact_key
+		AND p.attempts < 4;
+END
+$$;
+
+/*
+ * A definite answer, or none that could have had an effect: who was not brought
+ * to Mailchimp by this request nor an earlier one is not there by us, so that
+ * another address of theirs is simply a new one.
+ */
+CREATE FUNCTION mailchimp_sync.push_absent(_inflight_id bigint) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.contact c SET member_hash = NULL
+	FROM mailchimp_sync.carried(_inflight_id) s
+	WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
+		AND c.member_hash = s.email_hash
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.member m
+			WHERE m.audience_id = s.audience_id AND m.email_hash = s.email_hash)
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.busy b
+			WHERE b.audience_id = s.audience_id AND b.email_hash = s.email_hash AND b.inflight_id <> _inflight_id)
+$$;
+
+/*
+ * The whole request was refused by an answer (4xx). 404: the list is gone or
+ * not ours, which is the audience's trouble. Otherwise some contact of it is to blame:
+ * half as many travel together next time, until it is alone and keeps the words.
+ */
+CREATE FUNCTION mailchimp_sync.push_rejected(_inflight_id bigint, _status integer, _title text, _detail text)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_count	integer;
+BEGIN
+	SELECT count(*) INTO _count FROM mailchimp_sync.carried(_inflight_id);
+	IF _status = 404 THEN
+		PERFORM mailchimp_sync.audience_failed(f.audience_id, concat_ws(': ', _title, _detail))
+		FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+	ELSIF _count = 1 THEN
+		PERFORM mailchimp_sync.push_refused(_inflight_id, ARRAY[c.email], ARRAY[_title], ARRAY[_detail],
+			ARRAY[NULL::text], ARRAY[NULL::text])
+		FROM mailchimp_sync.carried(_inflight_id) s
+		JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key);
+	ELSE
+		UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1, batch_limit = greatest(_count / 2, 1)
+		FROM mailchimp_sync.carried(_inflight_id) s
+		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key;
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.audience_failed(_audience_id integer, _detail text) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.audience SET failures = failures + 1, detail = _detail,
+		next_attempt_at = mailchimp_sync.clock() + mailchimp_sync.backoff(failures + 1)
+	WHERE audience_id = _audience_id
+$$;
+
+CREATE FUNCTION mailchimp_sync.audience_works(_audience_id integer) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.audience SET failures = 0, detail = NULL, next_attempt_at = NULL
+	WHERE audience_id = _audience_id AND failures > 0
+$$;
+
+-- no usable answer: the contacts rest, then go again with the values wanted then
+CREATE FUNCTION mailchimp_sync.push_failed(_inflight_id bigint, _outcome text, _title text, _detail text,
+	_retry_at timestamptz)
+RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1,
+		next_attempt_at = greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(c.attempts + 1)),
+		detail = concat_ws(': ', _title, _detail)
+	FROM mailchimp_sync.carried(_inflight_id) s
+	WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
+		AND c.action IS NOT NULL;
+
+	SELECT mailchimp_sync.push_absent(_inflight_id) FROM mailchimp_sync.inflight f
+	WHERE f.inflight_id = _inflight_id AND f.kind = 'push' AND _outcome IN ('answered', 'refused', 'not_sent');
+$$;
+
+/*
+ * What Mailchimp says of members, whoever asked: push now, reading later. Who
+ * unsubscribed there joins the opt-out group where the audience says so (R45,
+ * D11); everybody whose status differs from what we knew is evaluated anew.
+ */
+CREATE FUNCTION mailchimp_sync.members_seen(_audience_id integer, _hashes text[], _statuses text[]) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.opt_out_add(c.source_id, c.contact_key, c.email, 'mailchimp', NULL, 'Mailchimp')
+	FROM unnest(_hashes, _statuses) AS u(hash, status)
+	JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id AND a.on_unsubscribe = 'opt_out'
+	JOIN mailchimp_sync.contact c ON c.audience_id = _audience_id AND c.member_hash = u.hash
+	WHERE u.status = 'unsubscribed'
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o
+			WHERE o.source_id = c.source_id AND o.contact_key = c.contact_key);
+
+	INSERT INTO mailchimp_sync.event (source_id, contact_key)
+	SELECT c.source_id, c.contact_key
+	FROM unnest(_hashes, _statuses) AS u(hash, status)
+	JOIN mailchimp_sync.contact c ON c.audience_id = _audience_id AND c.member_hash = u.hash
+	WHERE u.status NOT IN ('subscribed', 'pending', 'transactional') AND c.state IN ('in_sync', 'pending');
+$$;

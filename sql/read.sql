@@ -1,0 +1,209 @@
+/*
+ * read.sql: what members did outside of campaigns, the kind of work "read".
+ *
+ * Every audience is asked once in read_every which of its members changed since
+ * the last time (API 3.0: since_ leaves its own second out, before_ takes it in, and
+ * archived members are in a walk of their own). Their status is kept and evaluated
+ * anew; who unsubscribed joins the opt-out group where the audience says so (D11).
+ * Members that neither we nor a contact of the audience know are left alone (D15, R79).
+ *
+ * The window ends at the last second that is over and the next one begins well before that: a row that moves
+ * while the pages are read, a clock that differs from ours, and rows left out
+ * because a request of ours was under way are read once more.
+ */
+
+-- a read under way; not dumped, it begins anew after a restore
+CREATE TABLE mailchimp_sync.reading (
+	audience_id		integer PRIMARY KEY,
+	since			timestamptz NOT NULL,
+	before			timestamptz NOT NULL,
+	archived		boolean NOT NULL DEFAULT false,		-- the second walk
+	page_offset		bigint NOT NULL DEFAULT 0,
+	failures		integer NOT NULL DEFAULT 0,
+	next_attempt_at	timestamptz
+);
+
+CREATE VIEW mailchimp_sync.read_ready AS
+SELECT a.connection, a.audience_id, a.list_id, greatest(a.next_attempt_at, CASE
+		WHEN r.audience_id IS NOT NULL THEN coalesce(r.next_attempt_at, mailchimp_sync.clock())
+		ELSE coalesce(a.read_at, a.active_since) + a.read_every END) AS at
+FROM mailchimp_sync.audience a
+LEFT JOIN mailchimp_sync.reading r USING (audience_id)
+WHERE a.active_since IS NOT NULL AND NOT a.paused
+	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
+		WHERE f.kind = 'read' AND f.audience_id = a.audience_id);
+
+CREATE FUNCTION mailchimp_sync.read_next(_connection text) RETURNS SETOF mailchimp_sync.work
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_ready	mailchimp_sync.read_ready;
+BEGIN
+	SELECT * INTO _ready FROM mailchimp_sync.read_ready r
+	WHERE r.connection = _connection AND r.at <= mailchimp_sync.clock()
+	ORDER BY r.at, r.audience_id LIMIT 1;
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	INSERT INTO mailchimp_sync.reading (audience_id, since, before)
+	SELECT a.audience_id, coalesce(a.read_mark, a.active_since) - interval '10 minutes',
+		date_trunc('second', mailchimp_sync.clock()) - interval '1 second'
+	FROM mailchimp_sync.audience a WHERE a.audience_id = _ready.audience_id
+	ON CONFLICT DO NOTHING;
+	RETURN QUERY
+	SELECT _connection, 'GET', format('/lists/%s/members?since_last_changed=%s&before_last_changed=%s%s&sort_field=last_changed'
+			'&sort_dir=ASC&count=%s&offset=%s&fields=members.id,members.email_address,members.status,members.contact_id,'
+			'members.unsubscribe_reason,members.last_changed', _ready.list_id, mailchimp_sync.query_instant(r.since),
+			mailchimp_sync.query_instant(r.before), CASE WHEN r.archived THEN '&status=archived' END,
+			mailchimp_sync.page_size(), r.page_offset),
+		NULL::text, false, r.audience_id, NULL::bigint, 'members', NULL::integer[], NULL::text[], NULL::text[],
+		NULL::bigint[], NULL::bytea[]
+	FROM mailchimp_sync.reading r WHERE r.audience_id = _ready.audience_id;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.read_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.read_ready r USING (connection)
+$$;
+
+CREATE FUNCTION mailchimp_sync.read_rests(_audience_id integer, _title text, _detail text, _retry_at timestamptz)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH resting AS (
+		UPDATE mailchimp_sync.reading r SET failures = r.failures + 1,
+			next_attempt_at = greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(r.failures + 1))
+		WHERE r.audience_id = _audience_id
+		RETURNING r.*
+	)
+	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, connection, title, detail, attempts, first_failed_at,
+		last_failed_at, next_attempt_at)
+	SELECT 'pull', r.audience_id, a.connection, _title, _detail, r.failures, mailchimp_sync.clock(), mailchimp_sync.clock(),
+		r.next_attempt_at
+	FROM resting r JOIN mailchimp_sync.audience a USING (audience_id)
+	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
+		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
+		next_attempt_at = excluded.next_attempt_at
+$$;
+
+CREATE FUNCTION mailchimp_sync.read_failed(_inflight_id bigint, _outcome text, _title text, _detail text,
+	_retry_at timestamptz)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.read_rests(f.audience_id, coalesce(_title, _outcome), _detail, _retry_at)
+	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id
+$$;
+
+-- 404: the list is gone or not ours
+CREATE FUNCTION mailchimp_sync.read_refused(_audience_id integer, _status integer, _title text, _detail text) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.audience_failed(_audience_id, concat_ws(': ', _title, _detail)) WHERE _status = 404;
+	SELECT mailchimp_sync.read_rests(_audience_id, _title, _detail, NULL);
+$$;
+
+/*
+ * A page of members: those that we know get the status that is shown. Not where a request of ours to the
+ * address is or was under way since the page was asked for, nor where we know a
+ * later change. Returns those whose status is news.
+ */
+CREATE FUNCTION mailchimp_sync.store_statuses(_audience_id integer, _asked_at timestamptz, _ids text[], _emails text[],
+	_statuses text[], _contact_ids text[], _reasons text[], _last_changed text[],
+	OUT email_hash text, OUT status text, OUT reason text)
+RETURNS SETOF record
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off		-- see report.sql
+SET enable_mergejoin = off
+AS $$
+	WITH shown AS (
+		SELECT DISTINCT ON (1) lower(u.id) COLLATE "C" AS email_hash, u.email, u.status, u.contact_id,
+			nullif(u.reason, '') AS reason, nullif(u.last_changed, '')::timestamptz AS last_changed
+		FROM unnest(_ids, _emails, _statuses, _contact_ids, _reasons, _last_changed)
+			AS u(id, email, status, contact_id, reason, last_changed)
+		WHERE u.status IN ('subscribed', 'unsubscribed', 'cleaned', 'pending', 'transactional', 'archived')
+	), known AS (
+		SELECT s.*, m.status AS old_status
+		FROM shown s
+		LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience_id AND m.email_hash = s.email_hash
+		WHERE (m.email_hash IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.contact c
+				WHERE c.audience_id = _audience_id AND c.email_hash = s.email_hash))
+			AND coalesce(m.read_at <= _asked_at, true) AND coalesce(m.last_changed <= s.last_changed, true)
+			-- NOT IN: hashed once
+			AND s.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
+	), stored AS (
+		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id, last_changed, read_at)
+		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.last_changed, _asked_at FROM known k
+		ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
+			mailchimp_id = coalesce(excluded.mailchimp_id, m.mailchimp_id),
+			last_changed = coalesce(excluded.last_changed, m.last_changed), read_at = excluded.read_at,
+			archived_by_us = m.archived_by_us AND excluded.status = 'archived',
+			status_before = CASE WHEN excluded.status = 'archived' THEN m.status_before END
+	)
+	SELECT k.email_hash, k.status, k.reason FROM known k WHERE k.old_status IS DISTINCT FROM k.status
+$$;
+
+-- gives up soon where somebody's open transaction is in the way, so that nobody halts the engine
+CREATE FUNCTION mailchimp_sync.read_seen(_audience_id integer, _asked_at timestamptz, _ids text[], _emails text[],
+	_statuses text[], _contact_ids text[], _reasons text[], _last_changed text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+	_hashes	text[];
+	_news	text[];
+	_why	text[];
+BEGIN
+	SELECT array_agg(s.email_hash), array_agg(s.status), array_agg(s.reason) INTO _hashes, _news, _why
+	FROM mailchimp_sync.store_statuses(_audience_id, _asked_at, _ids, _emails, _statuses, _contact_ids, _reasons,
+		_last_changed) s;
+	IF _hashes IS NOT NULL THEN
+		-- contacts that were not pushed yet, too
+		PERFORM mailchimp_sync.opt_out_add(c.source_id, c.contact_key, c.email, 'mailchimp', u.reason, 'Mailchimp')
+		FROM unnest(_hashes, _news, _why) AS u(hash, status, reason)
+		JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id AND a.on_unsubscribe = 'opt_out'
+		JOIN mailchimp_sync.contact c ON c.audience_id = _audience_id AND c.email_hash = u.hash AND c.state <> 'conflict'
+		WHERE u.status = 'unsubscribed' AND NOT mailchimp_sync.is_opted_out(c.source_id, c.contact_key, NULL);
+		PERFORM mailchimp_sync.members_seen(_audience_id, _hashes, _news);
+		INSERT INTO mailchimp_sync.event (source_id, contact_key)
+		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _audience_id AND c.email_hash = ANY (_hashes);
+	END IF;
+	PERFORM mailchimp_sync.read_page_done(_audience_id, cardinality(_ids));
+END
+$$;
+
+-- a short page ends a walk; the second walk ends the read, and what was read is noted with it
+CREATE FUNCTION mailchimp_sync.read_page_done(_audience_id integer, _rows integer) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_r		mailchimp_sync.reading;
+	_full	boolean := _rows >= mailchimp_sync.page_size();
+BEGIN
+	SELECT * INTO _r FROM mailchimp_sync.reading r WHERE r.audience_id = _audience_id;
+	IF _r.archived AND NOT _full THEN
+		UPDATE mailchimp_sync.audience SET read_at = mailchimp_sync.clock(), read_mark = _r.before
+		WHERE audience_id = _audience_id;
+		DELETE FROM mailchimp_sync.reading WHERE audience_id = _audience_id;
+		DELETE FROM mailchimp_sync.failure f WHERE f.work = 'pull' AND f.audience_id = _audience_id AND f.contact_key = '';
+		PERFORM mailchimp_sync.audience_works(_audience_id);
+	ELSE
+		UPDATE mailchimp_sync.reading r SET archived = r.archived OR NOT _full,
+			page_offset = CASE WHEN _full THEN r.page_offset + mailchimp_sync.page_size() ELSE 0 END,
+			failures = 0, next_attempt_at = NULL
+		WHERE r.audience_id = _audience_id;
+	END IF;
+END
+$$;

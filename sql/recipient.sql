@@ -1,0 +1,388 @@
+/*
+ * recipient.sql: who gets a campaign, and why the others do not.
+ *
+ * A recipient is a contact, or a member that no contact stands behind:
+ * source_id 0, contact_key its subscriber hash. Everybody who was selected is a
+ * row: pending, or skipped with the one reason that comes first.
+ */
+CREATE TABLE mailchimp_sync.recipient (
+	campaign_id		bigint NOT NULL,
+	source_id		integer NOT NULL,
+	contact_key		text COLLATE "C" NOT NULL,
+	email			text,
+	email_hash		text COLLATE "C",	-- as sent
+	status			text NOT NULL DEFAULT 'pending' CHECK (status IN ('pending', 'skipped', 'sent',
+						'bounced', 'opened', 'clicked', 'unsubscribed')),
+	skip_reason		text CHECK (skip_reason IN ('opted_out', 'no_email', 'invalid_email', 'duplicate', 'refused',
+						'not_linked', 'not_member', 'not_allowed', 'unsubscribed')),
+	detail			text,
+	-- the address that a request of ours may have put into the segment, and none has taken out
+	segment_email	text,
+	filled			boolean NOT NULL DEFAULT false,	-- Mailchimp said that it is in
+	seen			boolean NOT NULL DEFAULT false,	-- in the segment, when it was last walked
+	added_at		timestamptz NOT NULL,
+	added_by		text NOT NULL,
+	PRIMARY KEY (campaign_id, source_id, contact_key),
+	CHECK ((status = 'skipped') = (skip_reason IS NOT NULL))
+);
+CREATE INDEX recipient_email_hash ON mailchimp_sync.recipient (campaign_id, email_hash);
+CREATE INDEX recipient_contact ON mailchimp_sync.recipient (source_id, contact_key);
+-- who has to leave a segment
+CREATE INDEX recipient_leaving ON mailchimp_sync.recipient (campaign_id)
+	WHERE status = 'skipped' AND segment_email IS NOT NULL;
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.recipient', '');
+
+/*
+ * 2. (see opt_out.sql) whoever makes a recipient: nobody from the opt-out group
+ * waits to be mailed. A campaign that is under way or over is left alone, so that a restore puts back
+ * what was; where the campaign itself is not there yet, it is better to skip.
+ */
+CREATE FUNCTION mailchimp_sync.recipient_guard() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF mailchimp_sync.is_opted_out(NEW.source_id, NEW.contact_key, NEW.email_hash)
+		AND coalesce((SELECT mailchimp_sync.campaign_is_unsent(c.status) FROM mailchimp_sync.campaign c
+			WHERE c.campaign_id = NEW.campaign_id), true) THEN
+		NEW.status := 'skipped';
+		NEW.skip_reason := 'opted_out';
+		NEW.detail := NULL;
+	END IF;
+	RETURN NEW;
+END
+$$;
+CREATE TRIGGER guard BEFORE INSERT OR UPDATE OF status, email_hash ON mailchimp_sync.recipient
+	FOR EACH ROW WHEN (NEW.status = 'pending') EXECUTE FUNCTION mailchimp_sync.recipient_guard();
+
+/* ---- deciding ---- */
+
+-- what the source says of contacts now; read only, as the source's owner
+CREATE FUNCTION mailchimp_sync.look_at_contacts(_source_id integer, _keys text[]) RETURNS SETOF mailchimp_sync.evaluated
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT e.contact_key, e.value, e.error_state, e.error_message
+	FROM mailchimp_sync.source s
+	CROSS JOIN LATERAL mailchimp_sync.evaluate(s.owner, mailchimp_sync.source_query(s.source_id, '{}'), _keys) e
+	WHERE s.source_id = _source_id
+$$;
+
+-- the reason that an address as Mailchimp last showed it gives; null: none
+CREATE FUNCTION mailchimp_sync.member_skip_reason(_status text, _archived_by_us boolean) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE
+		WHEN _status = 'forgotten' THEN 'refused'
+		WHEN _status IN ('unsubscribed', 'cleaned', 'transactional')
+			OR (_status = 'archived' AND NOT _archived_by_us) THEN 'unsubscribed'
+	END
+$$;
+
+/*
+ * Makes or renews recipients of one source by what their rows say now. Those
+ * that were sent something keep their status. Returns what is wrong with the
+ * source as a whole; null: nothing.
+ */
+CREATE FUNCTION mailchimp_sync.decide_recipients(_c mailchimp_sync.campaign, _source_id integer, _keys text[], _by text)
+RETURNS text
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_looked		mailchimp_sync.evaluated[];
+	_trouble	text;
+	_hashes		text[];
+BEGIN
+	SELECT array_agg(ROW(l.*)::mailchimp_sync.evaluated), min(l.error_message) FILTER (WHERE l.contact_key IS NULL)
+	INTO _looked, _trouble
+	FROM mailchimp_sync.look_at_contacts(_source_id, _keys) l;
+	IF _trouble IS NOT NULL THEN
+		RETURN _trouble;
+	END IF;
+	WITH decided AS (
+		SELECT * FROM mailchimp_sync.recipient_verdicts(_c, _source_id, _keys, _looked)
+	), stored AS (
+		INSERT INTO mailchimp_sync.recipient AS r (campaign_id, source_id, contact_key, email, email_hash, status,
+			skip_reason, detail, added_at, added_by)
+		SELECT _c.campaign_id, _source_id, d.contact_key, d.email, d.email_hash,
+			CASE WHEN d.skip_reason IS NULL THEN 'pending' ELSE 'skipped' END, d.skip_reason, d.detail,
+			mailchimp_sync.clock(), _by
+		FROM decided d
+		ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET email = excluded.email,
+			email_hash = excluded.email_hash, status = excluded.status, skip_reason = excluded.skip_reason,
+			detail = excluded.detail
+		WHERE r.status IN ('pending', 'skipped')
+			AND (r.email, r.email_hash, r.status, r.skip_reason, r.detail)
+				IS DISTINCT FROM (excluded.email, excluded.email_hash, excluded.status, excluded.skip_reason, excluded.detail)
+		RETURNING r.email_hash
+	)
+	SELECT array_agg(s.email_hash) INTO _hashes FROM stored s;
+	PERFORM mailchimp_sync.decide_duplicates(_c, _hashes);
+	RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.recipient_verdicts(_c mailchimp_sync.campaign, _source_id integer, _keys text[],
+	_looked mailchimp_sync.evaluated[], OUT contact_key text, OUT email text, OUT email_hash text,
+	OUT skip_reason text, OUT detail text)
+RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH looked AS (
+		SELECT k.contact_key, l.contact_key IS NULL AS gone, l.error_message,
+			coalesce((l.value ->> 'linked')::boolean, true) AS linked,
+			coalesce((l.value ->> 'opt_out')::boolean, false) AS opts_out,
+			nullif(btrim(l.value ->> 'email'), '') AS email
+		FROM (SELECT DISTINCT unnest(_keys) COLLATE "C" AS contact_key) k
+		LEFT JOIN unnest(_looked) l ON l.contact_key = k.contact_key
+		WHERE k.contact_key IS NOT NULL
+	), known AS (
+		SELECT l.*, mailchimp_sync.is_email(l.email) AS is_email,
+			CASE WHEN mailchimp_sync.is_email(l.email) THEN mailchimp_sync.email_hash(l.email) END AS email_hash
+		FROM looked l
+	)
+	SELECT k.contact_key, k.email, k.email_hash, v.skip_reason,
+		CASE v.skip_reason
+			WHEN 'not_linked' THEN 'its link flag is off'
+			WHEN 'invalid_email' THEN 'its e-mail address is not valid'
+			WHEN 'not_allowed' THEN 'is not among the addresses of the training connection'
+			WHEN 'not_member' THEN 'is not a member of the audience'
+			WHEN 'unsubscribed' THEN format('%s at Mailchimp', m.status)
+			WHEN 'refused' THEN coalesce(k.error_message, 'was deleted permanently at Mailchimp')
+			WHEN 'no_email' THEN CASE WHEN k.gone THEN 'there is no such contact' ELSE 'has no e-mail address' END
+		END
+	FROM known k
+	LEFT JOIN mailchimp_sync.audience a ON a.audience_id = _c.audience_id
+	LEFT JOIN mailchimp_sync.member m ON m.audience_id = _c.audience_id AND m.email_hash = k.email_hash
+	LEFT JOIN mailchimp_sync.connection n ON n.connection = _c.connection
+	LEFT JOIN mailchimp_sync.hand h ON h.audience_id = _c.audience_id AND h.source_id = _source_id
+		AND h.contact_key = k.contact_key
+	CROSS JOIN LATERAL (SELECT CASE
+		WHEN k.opts_out OR mailchimp_sync.is_opted_out(_source_id, k.contact_key, k.email_hash) THEN 'opted_out'
+		WHEN k.error_message IS NOT NULL THEN 'refused'
+		WHEN NOT k.linked THEN 'not_linked'
+		WHEN k.email IS NULL THEN 'no_email'
+		WHEN NOT k.is_email THEN 'invalid_email'
+		WHEN n.only_addresses IS NOT NULL
+			AND lower(k.email) <> ALL (ARRAY(SELECT lower(btrim(o)) FROM unnest(n.only_addresses) o)) THEN 'not_allowed'
+		WHEN mailchimp_sync.member_skip_reason(m.status, m.archived_by_us) IS NOT NULL
+			THEN mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
+		WHEN h.inside IS FALSE OR (a.recipients = 'members'
+			AND coalesce(m.status NOT IN ('subscribed', 'pending'), true)) THEN 'not_member'
+	END AS skip_reason) v
+$$;
+
+/*
+ * One mail to an address (D13): of the recipients that have it and could get the
+ * mail the first gets it, by the order of the audience's sources, then by key.
+ */
+CREATE FUNCTION mailchimp_sync.decide_duplicates(_c mailchimp_sync.campaign, _hashes text[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH ranked AS (
+		SELECT r.source_id, r.contact_key, row_number() OVER (PARTITION BY r.email_hash
+			ORDER BY mailchimp_sync.precedence(coalesce(x.position, 0), s.key_type, r.contact_key)) > 1 AS is_later
+		FROM mailchimp_sync.recipient r
+		LEFT JOIN mailchimp_sync.source s USING (source_id)
+		LEFT JOIN mailchimp_sync.audience_source x ON x.audience_id = _c.audience_id AND x.source_id = r.source_id
+		WHERE r.campaign_id = _c.campaign_id AND r.email_hash = ANY (_hashes)
+			AND (r.status = 'pending' OR r.skip_reason = 'duplicate')
+	)
+	UPDATE mailchimp_sync.recipient r SET
+		status = CASE WHEN k.is_later THEN 'skipped' ELSE 'pending' END,
+		skip_reason = CASE WHEN k.is_later THEN 'duplicate' END,
+		detail = CASE WHEN k.is_later THEN 'another recipient has the same address and comes first' END
+	FROM ranked k
+	WHERE r.campaign_id = _c.campaign_id AND r.source_id = k.source_id AND r.contact_key = k.contact_key
+		AND (r.skip_reason IS NOT DISTINCT FROM 'duplicate') <> k.is_later
+$$;
+
+/* ---- for people ---- */
+
+-- a source whose contacts the campaign's audience takes
+CREATE FUNCTION mailchimp_sync.campaign_source_id(_c mailchimp_sync.campaign, _source text) RETURNS integer
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_source_id	integer := mailchimp_sync.source_id(_source);
+BEGIN
+	IF NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
+			WHERE x.audience_id = _c.audience_id AND x.source_id = _source_id) THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('source "%s" does not belong to the audience of campaign %s', _source, _c.campaign_id),
+			HINT = format('Its sources are: %s.', coalesce((SELECT string_agg(s.source, ', ' ORDER BY x.position)
+				FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
+				WHERE x.audience_id = _c.audience_id), 'none'));
+	END IF;
+	RETURN _source_id;
+END
+$$;
+
+CREATE FUNCTION @extschema@.mc_add_recipients(campaign bigint, source text, contact_keys anyarray) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_add_recipients(bigint, text, anyarray) IS
+	'adds contacts to a campaign; returns how many of them will get it, the rest are skipped with a reason';
+CREATE FUNCTION @extschema@.mc_add_recipients(campaign bigint, source text, contact_keys text) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_add_recipients(bigint, text, text) IS
+	'adds contacts to a campaign, keys as an array literal; returns how many of them will get it';
+
+CREATE FUNCTION mailchimp_sync.mc_add_recipients(_campaign bigint, _source text, _contact_keys text[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c			mailchimp_sync.campaign := mailchimp_sync.campaign_for(_campaign, 'select');
+	_source_id	integer := mailchimp_sync.campaign_source_id(_c, _source);
+	_keys		text[] := mailchimp_sync.normal_keys(_source_id, coalesce(_contact_keys, '{}'));
+	_trouble	text;
+	_count		bigint := 0;
+BEGIN
+	-- a page at a time: what the expressions return is held in memory
+	FOR _i IN 1 .. coalesce(cardinality(_keys), 0) BY 5000 LOOP
+		_trouble := mailchimp_sync.decide_recipients(_c, _source_id, _keys[_i : _i + 4999],
+			mailchimp_sync.caller()::text);
+		IF _trouble IS NOT NULL THEN
+			RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+				MESSAGE = format('source "%s" cannot be read: %s', _source, _trouble);
+		END IF;
+	END LOOP;
+	UPDATE mailchimp_sync.campaign SET fixed_at = NULL WHERE campaign_id = _campaign AND fixed_at IS NOT NULL;
+	SELECT count(*) INTO _count FROM mailchimp_sync.recipient r
+	WHERE r.campaign_id = _campaign AND r.source_id = _source_id AND r.status = 'pending'
+		AND r.contact_key = ANY (_keys);
+	RETURN _count;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.mc_add_recipients(_campaign bigint, _source text, _contact_keys text) RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.mc_add_recipients(_campaign, _source, _contact_keys::text[])
+$$;
+
+CREATE FUNCTION @extschema@.mc_remove_recipients(campaign bigint, source text, contact_keys anyarray) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_remove_recipients(bigint, text, anyarray) IS
+	'takes contacts out of a campaign that is not prepared yet; returns how many';
+CREATE FUNCTION @extschema@.mc_remove_recipients(campaign bigint, source text, contact_keys text) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_remove_recipients(bigint, text, text) IS
+	'takes contacts out of a campaign that is not prepared yet, keys as an array literal; returns how many';
+
+CREATE FUNCTION mailchimp_sync.mc_remove_recipients(_campaign bigint, _source text, _contact_keys text[]) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c			mailchimp_sync.campaign := mailchimp_sync.campaign_for(_campaign, 'select');
+	_source_id	integer := mailchimp_sync.source_id(_source);
+	_keys		text[] := mailchimp_sync.normal_keys(_source_id, coalesce(_contact_keys, '{}'));
+	_hashes		text[];
+	_count		bigint;
+BEGIN
+	IF EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _campaign AND r.source_id = _source_id
+			AND r.contact_key = ANY (_keys) AND r.segment_email IS NOT NULL) THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('some of these contacts are in the segment of campaign %s at Mailchimp already', _campaign),
+			HINT = 'Cancel the campaign and make a new one.';
+	END IF;
+	WITH gone AS (
+		DELETE FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = _campaign AND r.source_id = _source_id AND r.contact_key = ANY (_keys)
+		RETURNING r.email_hash
+	)
+	SELECT count(*), array_agg(g.email_hash) INTO _count, _hashes FROM gone g;
+	PERFORM mailchimp_sync.decide_duplicates(_c, _hashes);
+	RETURN _count;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.mc_remove_recipients(_campaign bigint, _source text, _contact_keys text) RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.mc_remove_recipients(_campaign, _source, _contact_keys::text[])
+$$;
+
+/* ---- recipients as a relation ---- */
+
+CREATE VIEW @extschema@.mc_campaign_recipient WITH (security_barrier) AS
+SELECT r.campaign_id, s.source, r.contact_key, r.email, r.status, r.skip_reason, r.detail
+FROM mailchimp_sync.recipient r
+JOIN mailchimp_sync.campaign c USING (campaign_id)
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.source s USING (source_id);
+COMMENT ON VIEW @extschema@.mc_campaign_recipient IS
+	'everybody who was selected for a campaign, with the one status or the reason for being skipped; INSERT adds, DELETE takes out';
+
+-- INSERT and DELETE on mc_campaign_recipient
+CREATE FUNCTION mailchimp_sync.change_campaign_recipient(_op text, _old jsonb, _new jsonb) RETURNS jsonb
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_row		jsonb := coalesce(_new, _old);
+	_campaign	bigint := _row ->> 'campaign_id';
+	_keys		text[] := ARRAY[_row ->> 'contact_key'];
+	_made		jsonb;
+	_given		text;
+BEGIN
+	IF _op = 'DELETE' THEN
+		RETURN CASE WHEN mailchimp_sync.mc_remove_recipients(_campaign, _row ->> 'source', _keys) > 0 THEN '{}'::jsonb END;
+	END IF;
+	SELECT n.key INTO _given FROM jsonb_each_text(_row) n
+	WHERE n.key NOT IN ('campaign_id', 'source', 'contact_key') AND n.value IS NOT NULL LIMIT 1;
+	IF FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'generated_always', MESSAGE = format('column "%s" cannot be given', _given),
+			HINT = 'A recipient is named by campaign_id, source and contact_key.';
+	ELSIF _keys[1] IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'not_null_violation', MESSAGE = 'a recipient needs a contact_key';
+	END IF;
+	PERFORM mailchimp_sync.mc_add_recipients(_campaign, _row ->> 'source', _keys);
+	SELECT to_jsonb(r) - 'campaign_id' - 'source_id' INTO STRICT _made FROM mailchimp_sync.recipient r
+	JOIN mailchimp_sync.source s USING (source_id)
+	WHERE r.campaign_id = _campaign AND s.source = _row ->> 'source'
+		AND r.contact_key = (mailchimp_sync.normal_keys(s.source_id, _keys))[1];
+	RETURN _made;
+END
+$$;
+CREATE TRIGGER gate INSTEAD OF INSERT OR DELETE ON @extschema@.mc_campaign_recipient
+	FOR EACH ROW EXECUTE FUNCTION mailchimp_sync.gate_trigger('marketer', 'change_campaign_recipient', 'campaign', 'campaign_id');
+
+/* ---- the campaigns; here, since it counts recipients ---- */
+
+-- one of Mailchimp's own pages (R107); null where the account or the number is not known
+CREATE FUNCTION mailchimp_sync.page_url(_dc text, _page text, _web_id bigint) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('https://%s.admin.mailchimp.com/%s?id=%s', _dc, _page, _web_id) WHERE _dc <> '' AND _web_id IS NOT NULL
+$$;
+
+CREATE VIEW @extschema@.mc_campaign WITH (security_barrier) AS
+SELECT c.campaign_id, c.connection, a.audience, c.list_id, c.type, c.name, coalesce(c.subject, c.name) AS subject,
+	c.template_id, c.from_name, c.from_email, c.status, c.mailchimp_status, c.mailchimp_id,
+	CASE WHEN mailchimp_sync.campaign_is_unsent(c.status)
+		THEN mailchimp_sync.page_url(n.dc, 'campaigns/edit', c.web_id) END AS edit_url,
+	c.archive_url,
+	CASE WHEN c.status IN ('sending', 'sent')
+		THEN mailchimp_sync.page_url(n.dc, 'reports/summary', c.web_id) END AS report_url,
+	c.created_at, c.sent_at, c.emails_sent,
+	(SELECT count(*) FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = c.campaign_id AND r.status <> 'skipped') AS recipients,
+	(SELECT count(*) FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = c.campaign_id AND r.status = 'skipped') AS skipped,
+	c.last_polled_at, c.next_poll_at, c.last_error, c.origin
+FROM mailchimp_sync.campaign c
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.connection_state n USING (connection)
+LEFT JOIN mailchimp_sync.audience a USING (audience_id);
+COMMENT ON VIEW @extschema@.mc_campaign IS
+	'the campaigns: how they are set, how far they are and, where one failed, every reason';

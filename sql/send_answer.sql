@@ -1,0 +1,438 @@
+/*
+ * send_answer.sql: what each answer of Mailchimp means for a campaign (see send.sql).
+ *
+ * Called by src/campaign.c with what it read in the answer; all of them wait for
+ * somebody's lock for a second at most, and end by saying where the campaign goes.
+ */
+-- what was asked before is known to have landed
+CREATE FUNCTION mailchimp_sync.forget_ghosts(_campaign_id bigint, _step text) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM mailchimp_sync.inflight f
+	WHERE f.kind = 'campaign' AND f.campaign_id = _campaign_id AND f.phase = _step AND f.doubt_at IS NOT NULL
+$$;
+
+-- a look that began then shows all that the request in doubt can ever have done
+CREATE FUNCTION mailchimp_sync.doubt_is_over(_c mailchimp_sync.campaign, _looked_at timestamptz) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT _looked_at >= _c.begun_at + mailchimp_sync.ghost_life()
+$$;
+
+-- looks again after 1, 2, 4 ... s, the last time when nothing can land any more
+CREATE FUNCTION mailchimp_sync.look_again(_c mailchimp_sync.campaign) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.campaign_stay(_c.campaign_id, 'nobody knows yet whether the last request arrived at Mailchimp', NULL,
+		greatest(interval '1 second', least(interval '1 minute',
+			_c.begun_at + mailchimp_sync.ghost_life() - mailchimp_sync.clock())))
+$$;
+
+CREATE FUNCTION mailchimp_sync.segment_done(_campaign_id bigint, _segment_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	UPDATE mailchimp_sync.campaign SET segment_id = _segment_id WHERE campaign_id = _campaign_id;
+	PERFORM mailchimp_sync.forget_ghosts(_campaign_id, 'segment');
+	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'remove');
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.find_segment_done(_campaign_id bigint, _looked_at timestamptz, _ids text[], _names text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+	_c		mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+	_found	bigint := _ids[array_position(_names, mailchimp_sync.marked_name(_c))]::bigint;
+BEGIN
+	IF _found IS NOT NULL THEN
+		PERFORM mailchimp_sync.segment_done(_campaign_id, _found);
+	ELSIF cardinality(_ids) >= 1000 THEN
+		UPDATE mailchimp_sync.campaign SET cursor = coalesce(_c.cursor::integer, 0) + 1000 WHERE campaign_id = _campaign_id;
+	ELSIF mailchimp_sync.doubt_is_over(_c, _looked_at) THEN
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'segment');
+	ELSE
+		PERFORM mailchimp_sync.look_again(_c);
+	END IF;
+END
+$$;
+
+-- the recipients that a request carries
+CREATE FUNCTION mailchimp_sync.carried_recipients(_inflight_id bigint, OUT campaign_id bigint, OUT source_id integer,
+	OUT contact_key text)
+RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT f.campaign_id, u.source_id, u.contact_key COLLATE "C"
+	FROM mailchimp_sync.inflight f
+	CROSS JOIN LATERAL unnest(f.source_ids, f.contact_keys) AS u(source_id, contact_key)
+	WHERE f.inflight_id = _inflight_id
+$$;
+
+-- figures of the segment count anew
+CREATE FUNCTION mailchimp_sync.segment_changed(_campaign_id bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.campaign c SET count_looks = 0, count_last = NULL, count_since = NULL,
+		segment_expected = (SELECT count(*) FROM mailchimp_sync.recipient r
+			WHERE r.campaign_id = _campaign_id AND r.status = 'pending' AND r.filled)
+	WHERE c.campaign_id = _campaign_id
+$$;
+
+/*
+ * All but those that the answer names as errors are in it now; these cannot be
+ * mailed. _refused: JSON arrays of addresses, for each of _errors.
+ */
+CREATE FUNCTION mailchimp_sync.fill_done(_inflight_id bigint, _campaign_id bigint, _refused text[], _errors text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	UPDATE mailchimp_sync.recipient r SET filled = true
+	FROM mailchimp_sync.carried_recipients(_inflight_id) i
+	WHERE r.campaign_id = i.campaign_id AND r.source_id = i.source_id AND r.contact_key = i.contact_key;
+	UPDATE mailchimp_sync.recipient r SET segment_email = NULL, filled = false, status = 'skipped', skip_reason = 'not_member',
+		detail = e.error
+	FROM mailchimp_sync.carried_recipients(_inflight_id) i,
+		(SELECT DISTINCT ON (1) mailchimp_sync.email_hash(u.email) AS email_hash, u.error
+			FROM unnest(_refused, _errors) AS x(emails, error)
+			CROSS JOIN LATERAL (SELECT t.email, x.error
+				FROM jsonb_array_elements_text(x.emails::jsonb) AS t(email)) u) e
+	WHERE r.campaign_id = i.campaign_id AND r.source_id = i.source_id AND r.contact_key = i.contact_key
+		AND r.email_hash = e.email_hash;
+	PERFORM mailchimp_sync.segment_changed(_campaign_id);
+	-- somebody may have opted out meanwhile
+	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'remove');
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.remove_done(_inflight_id bigint, _campaign_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	UPDATE mailchimp_sync.recipient r SET segment_email = NULL, filled = false
+	FROM mailchimp_sync.carried_recipients(_inflight_id) i
+	WHERE r.campaign_id = i.campaign_id AND r.source_id = i.source_id AND r.contact_key = i.contact_key;
+	PERFORM mailchimp_sync.segment_changed(_campaign_id);
+	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'remove');
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.create_done(_campaign_id bigint, _mailchimp_id text, _web_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	UPDATE mailchimp_sync.campaign SET mailchimp_id = _mailchimp_id, web_id = _web_id WHERE campaign_id = _campaign_id;
+	PERFORM mailchimp_sync.forget_ghosts(_campaign_id, 'create');
+	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'settings');
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.find_campaign_done(_campaign_id bigint, _looked_at timestamptz, _ids text[],
+	_web_ids text[], _titles text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+	_at	integer := array_position(_titles, mailchimp_sync.marked_name(_c));
+BEGIN
+	IF _at IS NOT NULL THEN
+		PERFORM mailchimp_sync.create_done(_campaign_id, _ids[_at], _web_ids[_at]::bigint);
+	ELSIF mailchimp_sync.doubt_is_over(_c, _looked_at) THEN
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'create');
+	ELSE
+		PERFORM mailchimp_sync.look_again(_c);
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.settings_done(_campaign_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	UPDATE mailchimp_sync.campaign SET altered = false WHERE campaign_id = _campaign_id;
+	PERFORM mailchimp_sync.segment_changed(_campaign_id);
+	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'content');
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.content_done(_campaign_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	UPDATE mailchimp_sync.campaign SET content_at = mailchimp_sync.clock() WHERE campaign_id = _campaign_id;
+	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'count');
+END
+$$;
+
+/*
+ * The campaign as Mailchimp shows it, read in several steps. Whatever step that
+ * is: one that Mailchimp is sending or has sent is on its way, whoever did that.
+ */
+CREATE FUNCTION mailchimp_sync.look_done(_campaign_id bigint, _step text, _looked_at timestamptz, _status text,
+	_count bigint, _archive_url text, _emails_sent bigint, _send_time text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+BEGIN
+	UPDATE mailchimp_sync.campaign SET mailchimp_status = _status, archive_url = coalesce(_archive_url, archive_url)
+	WHERE campaign_id = _campaign_id;
+	IF _status = 'sent' AND _c.status <> 'sent' THEN
+		PERFORM mailchimp_sync.campaign_sent(_c, _emails_sent, nullif(_send_time, '')::timestamptz);
+	ELSIF _status = 'sending' AND _c.status <> 'sent' THEN
+		PERFORM mailchimp_sync.campaign_leaving(_c);
+	ELSIF _step = 'recall' THEN
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'drop_campaign');
+	ELSIF _status NOT IN ('save', 'paused') THEN
+		PERFORM mailchimp_sync.campaign_fail(_campaign_id, 'changed at Mailchimp', format('it is "%s" there', _status));
+	ELSIF _step = 'count' THEN
+		PERFORM mailchimp_sync.campaign_counted(_c, _count);
+	ELSIF _step = 'look' THEN
+		PERFORM mailchimp_sync.campaign_unsent(_c, _looked_at);
+	ELSE
+		PERFORM mailchimp_sync.campaign_lingers(_c);
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.campaign_leaving(_c mailchimp_sync.campaign) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE mailchimp_sync.campaign SET goal = 'send',
+		status = coalesce(mailchimp_sync.campaign_leads_to('leave', status), status)
+	WHERE campaign_id = _c.campaign_id;
+	PERFORM mailchimp_sync.forget_ghosts(_c.campaign_id, 'send');
+	IF _c.step = 'sent' THEN
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, NULL);
+	ELSE
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'sent', '1 second');
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.campaign_sent(_c mailchimp_sync.campaign, _emails_sent bigint, _sent_at timestamptz)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE mailchimp_sync.recipient SET status = 'sent'
+	WHERE campaign_id = _c.campaign_id AND status = 'pending' AND filled;
+	PERFORM mailchimp_sync.forget_ghosts(_c.campaign_id, 'send');
+	UPDATE mailchimp_sync.campaign SET status = coalesce(mailchimp_sync.campaign_leads_to('end', _c.status), 'sent'), goal = NULL,
+		emails_sent = _emails_sent, sent_at = coalesce(_sent_at, mailchimp_sync.clock()),
+		next_poll_at = mailchimp_sync.clock()
+	WHERE campaign_id = _c.campaign_id;
+	PERFORM mailchimp_sync.campaign_go(_c.campaign_id);
+END
+$$;
+
+-- after doubt: unsent. Only when the old request can no longer land it is tried again, fixed anew
+CREATE FUNCTION mailchimp_sync.campaign_unsent(_c mailchimp_sync.campaign, _looked_at timestamptz) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF mailchimp_sync.doubt_is_over(_c, _looked_at) THEN
+		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('stay', _c.status)
+		WHERE campaign_id = _c.campaign_id;
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'recheck');
+	ELSE
+		PERFORM mailchimp_sync.look_again(_c);
+	END IF;
+END
+$$;
+
+-- Mailchimp took the order to send and shows the campaign as unsent: it is never given twice
+CREATE FUNCTION mailchimp_sync.campaign_lingers(_c mailchimp_sync.campaign) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF _c.attempts < 20 THEN
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'Mailchimp has the order to send it and has not begun yet');
+	ELSE
+		PERFORM mailchimp_sync.campaign_fail(_c.campaign_id, 'not sent', 'Mailchimp took the order to send it and did not begin');
+	END IF;
+END
+$$;
+
+/*
+ * Mailchimp counts the recipients some time after the segment was filled, and its figures
+ * are cached. Equal: on. Else, after three equal looks and five minutes, the segment itself is
+ * read: who is missing is skipped, who should not be there is taken out.
+ */
+CREATE FUNCTION mailchimp_sync.campaign_counted(_c mailchimp_sync.campaign, _count bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_looks	integer := CASE WHEN _c.count_last = _count THEN _c.count_looks + 1 ELSE 1 END;
+	_since	timestamptz := coalesce(_c.count_since, mailchimp_sync.clock());
+BEGIN
+	UPDATE mailchimp_sync.campaign SET count_last = _count, count_looks = _looks, count_since = _since
+	WHERE campaign_id = _c.campaign_id;
+	IF _count = _c.segment_expected THEN
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'checklist');
+	ELSIF _looks >= 3 AND mailchimp_sync.clock() >= _since + interval '5 minutes' THEN
+		UPDATE mailchimp_sync.recipient SET seen = false WHERE campaign_id = _c.campaign_id AND seen;
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'walk');
+	ELSE
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id,
+			format('Mailchimp counts %s of %s recipients', _count, _c.segment_expected));
+	END IF;
+END
+$$;
+
+-- a page of the segment's members that can get mail; the walk ends on a short page
+CREATE FUNCTION mailchimp_sync.walk_done(_campaign_id bigint, _hashes text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+	_c			mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+	_changed	boolean;
+BEGIN
+	UPDATE mailchimp_sync.recipient r SET seen = true, segment_email = coalesce(r.segment_email, r.email)
+	WHERE r.campaign_id = _campaign_id AND r.email_hash = ANY (_hashes) AND r.status IN ('pending', 'skipped')
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.recipient o WHERE r.status = 'skipped' AND o.campaign_id = _campaign_id
+			AND o.email_hash = r.email_hash AND o.status = 'pending');
+	IF cardinality(_hashes) >= 1000 THEN
+		PERFORM mailchimp_sync.campaign_continue(_campaign_id, (coalesce(_c.cursor::integer, 0) + 1000)::text);
+		RETURN;
+	END IF;
+	UPDATE mailchimp_sync.recipient SET status = 'skipped', skip_reason = 'unsubscribed',
+		detail = 'Mailchimp does not count it among the subscribed members of the segment'
+	WHERE campaign_id = _campaign_id AND status = 'pending' AND filled AND NOT seen;
+	SELECT count(*) > 0 INTO _changed FROM mailchimp_sync.recipient r
+	WHERE r.campaign_id = _campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL;
+	IF _changed THEN
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'remove');
+	ELSIF _c.count_last < _c.segment_expected THEN
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'checklist');
+	ELSE
+		PERFORM mailchimp_sync.campaign_fail(_campaign_id, 'too many recipients',
+			format('Mailchimp counts %s recipients, and only %s were put in', _c.count_last, _c.segment_expected));
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.checklist_done(_campaign_id bigint, _is_ready boolean, _types text[], _headings text[],
+	_details text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	IF _is_ready AND 'error' <> ALL (_types) THEN
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'arrive');
+	ELSE
+		PERFORM mailchimp_sync.campaign_fail(_campaign_id, 'not ready', (SELECT coalesce(
+				string_agg(concat_ws(': ', i.heading, nullif(i.detail, '')), '; ' ORDER BY i.ordinality)
+					FILTER (WHERE i.type = 'error'),
+				string_agg(concat_ws(': ', i.heading, nullif(i.detail, '')), '; ' ORDER BY i.ordinality)
+					FILTER (WHERE i.type <> 'success'), 'Mailchimp gives no reason')
+			FROM unnest(_types, _headings, _details) WITH ORDINALITY AS i(type, heading, detail)));
+	END IF;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.send_done(_campaign_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'sent');
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.drop_done(_campaign_id bigint, _step text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	IF _step = 'drop_segment' THEN
+		UPDATE mailchimp_sync.campaign SET segment_id = NULL WHERE campaign_id = _campaign_id;
+		UPDATE mailchimp_sync.recipient SET segment_email = NULL, filled = false
+		WHERE campaign_id = _campaign_id AND segment_email IS NOT NULL;
+	END IF;
+	PERFORM mailchimp_sync.campaign_go(_campaign_id,
+		(SELECT s.next FROM mailchimp_sync.campaign_steps() s WHERE s.step = _step));
+END
+$$;
+
+/*
+ * Mailchimp answered no (4xx). 404 means different things: what is to go is gone
+ * already; a segment that somebody deleted is made anew; a campaign never is, since
+ * nobody could say any more whether it had been sent.
+ */
+CREATE FUNCTION mailchimp_sync.campaign_refused(_campaign_id bigint, _step text, _status integer, _title text,
+	_detail text) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+BEGIN
+	IF _status = 404 AND _step IN ('recall', 'drop_campaign', 'drop_segment') THEN
+		PERFORM mailchimp_sync.drop_done(_campaign_id, _step);
+	ELSIF _status = 404 AND _step IN ('fill', 'remove', 'walk') THEN
+		UPDATE mailchimp_sync.recipient SET segment_email = NULL, filled = false
+		WHERE campaign_id = _campaign_id AND segment_email IS NOT NULL;
+		UPDATE mailchimp_sync.campaign SET segment_id = NULL, altered = mailchimp_id IS NOT NULL
+		WHERE campaign_id = _campaign_id;
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'segment');
+	ELSIF _step = 'send' AND _status <> 404 AND _c.refusals < 4 THEN
+		-- it may be counting again
+		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('stay', _c.status),
+			refusals = _c.refusals + 1
+		WHERE campaign_id = _campaign_id;
+		PERFORM mailchimp_sync.segment_changed(_campaign_id);
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'count', 2 ^ _c.refusals * interval '1 second');
+	ELSE
+		PERFORM mailchimp_sync.campaign_fail(_campaign_id, _title, CASE WHEN _status = 404
+			AND _step IN ('settings', 'content', 'count', 'checklist', 'send', 'look', 'sent')
+			THEN 'the campaign is gone at Mailchimp' ELSE _detail END);
+	END IF;
+END
+$$;

@@ -1,0 +1,243 @@
+/*
+ * send_ask.sql: what each step of a campaign asks of Mailchimp (see send.sql).
+ *
+ * ask_STEP(campaign) makes the request, or none where nothing is left to ask.
+ */
+CREATE TYPE mailchimp_sync.ask AS (
+	method			text,		-- null: nothing to ask
+	path			text,
+	body			jsonb,
+	source_ids		integer[],	-- the recipients that it carries
+	contact_keys	text[],
+	-- without a method: where to go instead of the next step; '': nowhere, it has been noted when to ask again
+	elsewhere		text
+);
+
+-- how people and we recognise what is ours at Mailchimp; names there have 100 characters at most
+CREATE FUNCTION mailchimp_sync.marked_name(_c mailchimp_sync.campaign) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('%s [%s]', left(_c.name, 80), _c.marker)
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_segment(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'POST', format('/lists/%s/segments', _c.list_id),
+		jsonb_build_object('name', mailchimp_sync.marked_name(_c), 'static_segment', '[]'::jsonb),
+		NULL::integer[], NULL::text[], NULL
+	WHERE _c.segment_id IS NULL
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_find_segment(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'GET', format('/lists/%s/segments?type=static&fields=segments.id,segments.name&count=1000&offset=%s', _c.list_id,
+		coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+$$;
+
+-- members out of the segment: those that are skipped, and addresses that were changed
+CREATE FUNCTION mailchimp_sync.ask_remove(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'POST', format('/lists/%s/segments/%s', _c.list_id, _c.segment_id),
+		jsonb_build_object('members_to_remove', jsonb_agg(p.segment_email ORDER BY p.source_id, p.contact_key)),
+		array_agg(p.source_id ORDER BY p.source_id, p.contact_key), array_agg(p.contact_key ORDER BY p.source_id, p.contact_key),
+		NULL
+	FROM (
+		SELECT r.* FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = _c.campaign_id AND r.segment_email IS NOT NULL
+			AND (r.status = 'skipped' OR mailchimp_sync.email_hash(r.segment_email) <> r.email_hash)
+		ORDER BY r.source_id, r.contact_key LIMIT 500) p
+	HAVING count(*) > 0
+$$;
+
+/*
+ * Members into the segment. From here on they may be in it, whatever becomes of
+ * the answer: segment_email says so, and whoever is skipped now is taken out again.
+ */
+CREATE FUNCTION mailchimp_sync.ask_fill(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH going AS (
+		UPDATE mailchimp_sync.recipient r SET segment_email = r.email
+		FROM (
+			SELECT n.campaign_id, n.source_id, n.contact_key FROM mailchimp_sync.recipient n
+			WHERE n.campaign_id = _c.campaign_id AND n.status = 'pending' AND NOT n.filled
+			ORDER BY n.source_id, n.contact_key LIMIT 500) p
+		WHERE r.campaign_id = p.campaign_id AND r.source_id = p.source_id AND r.contact_key = p.contact_key
+		RETURNING r.*
+	)
+	SELECT 'POST', format('/lists/%s/segments/%s', _c.list_id, _c.segment_id),
+		jsonb_build_object('members_to_add', jsonb_agg(g.segment_email ORDER BY g.source_id, g.contact_key)),
+		array_agg(g.source_id ORDER BY g.source_id, g.contact_key),
+		array_agg(g.contact_key ORDER BY g.source_id, g.contact_key), NULL
+	FROM going g
+	HAVING count(*) > 0
+$$;
+
+CREATE FUNCTION mailchimp_sync.campaign_body(_c mailchimp_sync.campaign) RETURNS jsonb
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT jsonb_build_object(
+		'recipients', jsonb_build_object('list_id', _c.list_id,
+			'segment_opts', jsonb_build_object('saved_segment_id', _c.segment_id)),
+		'settings', jsonb_build_object('subject_line', coalesce(_c.subject, _c.name),
+			'title', mailchimp_sync.marked_name(_c), 'from_name', _c.from_name, 'reply_to', _c.from_email))
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_create(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_ask	mailchimp_sync.ask;
+BEGIN
+	IF mailchimp_sync.campaign_is_empty(_c) THEN
+		_ask.elsewhere := '';
+	ELSIF _c.mailchimp_id IS NULL THEN
+		_ask.method := 'POST';
+		_ask.path := '/campaigns';
+		_ask.body := jsonb_build_object('type', _c.type) || mailchimp_sync.campaign_body(_c);
+	END IF;
+	RETURN _ask;
+END
+$$;
+
+-- the newest come first; ours is as old as the doubt
+CREATE FUNCTION mailchimp_sync.ask_find_campaign(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'GET', format('/campaigns?list_id=%s&sort_field=create_time&sort_dir=DESC&count=1000'
+		'&fields=campaigns.id,campaigns.web_id,campaigns.status,campaigns.settings.title', _c.list_id),
+		NULL::jsonb, NULL::integer[], NULL::text[], NULL
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_settings(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'PATCH', format('/campaigns/%s', _c.mailchimp_id), mailchimp_sync.campaign_body(_c),
+		NULL::integer[], NULL::text[], NULL
+	WHERE _c.altered
+$$;
+
+-- once: people may have edited it at Mailchimp since
+CREATE FUNCTION mailchimp_sync.ask_content(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'PUT', format('/campaigns/%s/content', _c.mailchimp_id),
+		jsonb_build_object('template', jsonb_build_object('id', _c.template_id)), NULL::integer[], NULL::text[], NULL
+	WHERE _c.content_at IS NULL
+$$;
+
+-- the campaign as Mailchimp shows it
+CREATE FUNCTION mailchimp_sync.ask_look(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'GET', format('/campaigns/%s?fields=id,web_id,status,archive_url,emails_sent,send_time,recipients.recipient_count',
+		_c.mailchimp_id), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	WHERE _c.mailchimp_id IS NOT NULL
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_count(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_ask	mailchimp_sync.ask := mailchimp_sync.ask_look(_c);
+BEGIN
+	IF (mailchimp_sync.ask_remove(_c)).method IS NOT NULL THEN
+		_ask.method := NULL;
+		_ask.elsewhere := 'remove';
+	END IF;
+	RETURN _ask;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_sent(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.ask_look(_c)
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_recall(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.ask_look(_c)
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_walk(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'GET', format('/lists/%s/segments/%s/members?fields=members.id&count=1000&offset=%s', _c.list_id, _c.segment_id,
+		coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_checklist(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'GET', format('/campaigns/%s/send-checklist', _c.mailchimp_id), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+$$;
+
+/*
+ * Fixed once more, in the transaction that commits the sending as begun: whoever
+ * has opted out by now goes out of the segment first.
+ */
+CREATE FUNCTION mailchimp_sync.ask_send(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_ask	mailchimp_sync.ask;
+BEGIN
+	IF NOT mailchimp_sync.fix_recipients(_c) THEN
+		_ask.elsewhere := '';
+		RETURN _ask;
+	END IF;
+	PERFORM mailchimp_sync.settle_recipients(_c);
+	IF mailchimp_sync.campaign_is_empty(_c) THEN
+		_ask.elsewhere := '';
+	ELSIF EXISTS (SELECT FROM mailchimp_sync.recipient r
+			WHERE r.campaign_id = _c.campaign_id AND (r.status = 'skipped' AND r.segment_email IS NOT NULL
+				OR r.status = 'pending' AND (NOT r.filled
+					OR mailchimp_sync.email_hash(r.segment_email) IS DISTINCT FROM r.email_hash))) THEN
+		_ask.elsewhere := 'remove';
+	ELSE
+		_ask.method := 'POST';
+		_ask.path := format('/campaigns/%s/actions/send', _c.mailchimp_id);
+		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('leave', _c.status)
+		WHERE campaign_id = _c.campaign_id;
+	END IF;
+	RETURN _ask;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_drop_campaign(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'DELETE', format('/campaigns/%s', _c.mailchimp_id), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	WHERE _c.mailchimp_id IS NOT NULL
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_drop_segment(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'DELETE', format('/lists/%s/segments/%s', _c.list_id, _c.segment_id), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	WHERE _c.segment_id IS NOT NULL
+$$;

@@ -1,0 +1,139 @@
+/*
+ * status.sql: is it working, how far is it, what failed (N8).
+ */
+
+/* ---- failures ---- */
+
+CREATE VIEW @extschema@.mc_failure WITH (security_barrier) AS
+SELECT f.work, a.audience, nullif(f.campaign_id, 0) AS campaign_id, s.source, nullif(f.contact_key, '') AS contact_key,
+	f.email, f.title, f.detail, f.field, f.attempts, f.first_failed_at, f.last_failed_at, f.next_attempt_at
+FROM mailchimp_sync.failure f
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.audience a USING (audience_id)
+LEFT JOIN mailchimp_sync.source s USING (source_id);
+COMMENT ON VIEW @extschema@.mc_failure IS
+	'what Mailchimp refused or what keeps failing, in Mailchimp''s own words; without next_attempt_at it rests until something changes';
+
+CREATE FUNCTION @extschema@.mc_retry(audience text DEFAULT NULL, source text DEFAULT NULL, contact_key text DEFAULT NULL)
+RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_retry(text, text, text) IS
+	'tries failed work again now, all of it or that of an audience, source or contact; returns how many';
+
+CREATE FUNCTION mailchimp_sync.mc_retry(_audience text, _source text, _contact_key text) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_audience_id	integer := CASE WHEN _audience IS NOT NULL THEN mailchimp_sync.audience_id(_audience) END;
+	_source_id		integer := CASE WHEN _source IS NOT NULL THEN mailchimp_sync.source_id(_source) END;
+	_count			bigint;
+BEGIN
+	IF _contact_key IS NOT NULL AND _source IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a contact is named by its source and its key',
+			HINT = 'Give the source too.';
+	END IF;
+	INSERT INTO mailchimp_sync.event (source_id, contact_key, now)
+	SELECT DISTINCT f.source_id, f.contact_key, true
+	FROM mailchimp_sync.failure f
+	WHERE f.source_id <> 0 AND f.contact_key <> ''
+		AND (_audience_id IS NULL OR f.audience_id = _audience_id)
+		AND (_source IS NULL OR f.source_id = _source_id)
+		AND (_contact_key IS NULL OR f.contact_key = ANY (mailchimp_sync.normal_keys(_source_id, ARRAY[_contact_key])))
+		AND (EXISTS (SELECT FROM mailchimp_sync.given_level g
+				WHERE g.level = 'marketer' AND g.connection IN ('', f.connection)
+					AND (g.role = 0 OR pg_has_role(mailchimp_sync.caller(), g.role, 'USAGE')))
+			OR (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = mailchimp_sync.caller()));
+	GET DIAGNOSTICS _count = ROW_COUNT;
+	PERFORM mailchimp_sync.wake();
+	RETURN _count;
+END
+$$;
+
+/* ---- progress ---- */
+
+CREATE VIEW @extschema@.mc_progress WITH (security_barrier) AS
+SELECT 'push'::text AS work, a.audience, NULL::bigint AS campaign_id,
+	CASE WHEN x.comparing THEN 'comparing' ELSE 'sending' END AS phase,
+	c.done, c.done + c.pending AS total, r.rate,
+	CASE WHEN r.rate > 0 THEN ceil(c.pending / r.rate) * interval '1 second' END AS eta
+FROM mailchimp_sync.audience a
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+CROSS JOIN LATERAL (SELECT coalesce(bool_or(s.compare_from IS NOT NULL), false) AS comparing
+	FROM mailchimp_sync.audience_source s WHERE s.audience_id = a.audience_id) x
+CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE k.state = 'in_sync') AS done,
+		count(*) FILTER (WHERE k.action IS NOT NULL) AS pending
+	FROM mailchimp_sync.contact k WHERE k.audience_id = a.audience_id) c
+-- contacts per second over the last minute
+CROSS JOIN LATERAL (SELECT round(sum(q.contacts) / 60.0, 1) AS rate
+	FROM mailchimp_sync.request q
+	WHERE q.audience_id = a.audience_id AND q.outcome = 'answered' AND q.status < 300
+		AND q.started_at > mailchimp_sync.clock() - interval '1 minute') r
+WHERE a.active_since IS NOT NULL AND (x.comparing OR c.pending > 0);
+COMMENT ON VIEW @extschema@.mc_progress IS
+	'work under way: how far it is, contacts per second over the last minute, and how long it will take at that rate';
+
+-- what mc_run says
+CREATE FUNCTION mailchimp_sync.progress_lines() RETURNS SETOF text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('audience "%s": %s of %s contacts are at Mailchimp%s%s', a.audience, s.done, s.done + s.pending,
+		CASE WHEN s.comparing THEN ', comparing' ELSE '' END,
+		CASE WHEN s.refused > 0 THEN format(', %s refused', s.refused) ELSE '' END)
+	FROM mailchimp_sync.audience a
+	CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE c.state = 'in_sync') AS done,
+			count(*) FILTER (WHERE c.action IN ('subscribe', 'update')) AS pending,
+			count(*) FILTER (WHERE c.state = 'refused') AS refused,
+			EXISTS (SELECT FROM mailchimp_sync.audience_source x
+				WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL) AS comparing
+		FROM mailchimp_sync.contact c WHERE c.audience_id = a.audience_id) s
+	WHERE a.active_since IS NOT NULL
+	ORDER BY a.audience
+$$;
+
+/* ---- status ---- */
+
+CREATE VIEW @extschema@.mc_status WITH (security_barrier) AS
+SELECT 'worker'::text AS item, w.pid IS NOT NULL AS ok,
+	CASE WHEN w.pid IS NULL THEN 'not running' WHEN w.is_worker THEN 'running' ELSE 'mc_run is running' END AS value,
+	CASE WHEN w.pid IS NOT NULL THEN format('process %s%s', w.pid, CASE
+			WHEN NOT w.is_worker THEN ''
+			WHEN NOT w.preloaded THEN '; it lasts until the server stops: mailchimp_sync is not in shared_preload_libraries'
+			WHEN NOT w.listed THEN '; it lasts until the server stops: this database is not in mailchimp_sync.databases' END)
+		WHEN pg_is_in_recovery() THEN 'this server is a standby; after a promotion it starts'
+		WHEN EXISTS (SELECT FROM mailchimp_sync.worker) THEN 'stopped by mc_stop_worker; SELECT mc_start_worker() starts it'
+		WHEN w.preloaded AND w.listed THEN 'it is started within a minute; if it does not last, the server''s log tells why'
+		ELSE 'SELECT mc_start_worker(), or CALL mc_run() from time to time' END AS detail
+FROM mailchimp_sync.engine() w
+UNION ALL
+SELECT 'sending', current_setting('mailchimp_sync.send')::boolean, current_setting('mailchimp_sync.send'),
+	CASE WHEN NOT current_setting('mailchimp_sync.send')::boolean THEN 'nothing leaves: the setting mailchimp_sync.send is off' END
+UNION ALL
+SELECT format('connection %s', c.connection), c.state = 'ok', c.state, c.detail
+FROM @extschema@.mc_connection c
+UNION ALL
+SELECT format('audience %s', a.audience), a.state IN ('new', 'active'), a.state, a.detail
+FROM @extschema@.mc_audience a
+UNION ALL
+SELECT format('source %s', s.source), s.state = 'ok', s.state, s.detail
+FROM @extschema@.mc_source s
+UNION ALL
+SELECT 'events', q.events = 0 OR w.pid IS NOT NULL, q.events::text,
+	CASE WHEN q.events > 0 AND w.pid IS NULL THEN 'nobody is at work' END
+FROM (SELECT count(*) AS events FROM mailchimp_sync.event) q, mailchimp_sync.engine() w
+UNION ALL
+SELECT 'pending', q.oldest IS NULL OR q.oldest > mailchimp_sync.clock() - interval '1 hour', q.pending::text,
+	CASE WHEN q.oldest IS NOT NULL THEN format('the oldest since %s', q.oldest) END
+FROM (SELECT count(*) AS pending, min(c.changed_at) AS oldest
+	FROM mailchimp_sync.contact c
+	JOIN mailchimp_sync.audience a USING (audience_id)
+	JOIN mailchimp_sync.permitted_connection p USING (connection)
+	WHERE c.action IS NOT NULL) q
+UNION ALL
+-- what rests until somebody mends the data is no alarm, what keeps failing is
+SELECT 'failures', q.retried = 0, q.failures::text,
+	CASE WHEN q.failures > 0 THEN format('%s of them tried again by itself; see mc_failure', q.retried) END
+FROM (SELECT count(*) AS failures, count(f.next_attempt_at) AS retried FROM @extschema@.mc_failure f) q;
+COMMENT ON VIEW @extschema@.mc_status IS
+	'is everything working, and if not, why; an alarm is WHERE NOT ok';

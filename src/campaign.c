@@ -1,0 +1,234 @@
+/*-------------------------------------------------------------------------
+ *
+ * campaign.c
+ *	  What came back from a request on a campaign's way (see send.sql).
+ *
+ * The way itself is rows: this file reads the answer to each kind of request
+ * and hands it to the one function that knows what it means. Nothing is
+ * remembered here, so a crash loses nothing but an answer, and that is doubt.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "catalog/pg_type.h"
+#include "executor/spi.h"
+#include "funcapi.h"
+#include "utils/array.h"
+#include "utils/builtins.h"
+#include "utils/tuplestore.h"
+
+#include "ask.h"
+#include "compat.h"
+#include "engine.h"
+#include "mailchimp_sync.h"
+
+PG_FUNCTION_INFO_V1(mc_send_checklist);
+
+/* What every answer is about. */
+typedef struct Answer
+{
+	const cJSON *json;
+	McArg inflight;
+	McArg campaign;
+	McArg step;
+	McArg started_at;
+} Answer;
+
+static const cJSON *
+member(const cJSON *object, const char *name)
+{
+	return cJSON_GetObjectItemCaseSensitive(object, name);
+}
+
+static void
+segment_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.segment_done($1, $2)", a->campaign,
+		   mc_json_needed(mc_json_int8_arg(a->json, "id"), "id"));
+}
+
+static void
+find_segment_answered(const Answer *a)
+{
+	const cJSON *segments = member(a->json, "segments");
+
+	MC_SQL("SELECT mailchimp_sync.find_segment_done($1, $2, $3, $4)", a->campaign, a->started_at,
+		   mc_json_column(segments, "id"), mc_json_column(segments, "name"));
+}
+
+static void
+fill_answered(const Answer *a)
+{
+	const cJSON *errors = member(a->json, "errors");
+
+	MC_SQL("SELECT mailchimp_sync.fill_done($1, $2, $3, $4)", a->inflight, a->campaign,
+		   mc_json_column(errors, "email_addresses"), mc_json_column(errors, "error"));
+}
+
+static void
+remove_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.remove_done($1, $2)", a->inflight, a->campaign);
+}
+
+static void
+create_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.create_done($1, $2, $3)", a->campaign,
+		   mc_json_needed(mc_json_text_arg(a->json, "id"), "id"),
+		   mc_json_int8_arg(a->json, "web_id"));
+}
+
+static void
+find_campaign_answered(const Answer *a)
+{
+	const cJSON *campaigns = member(a->json, "campaigns");
+
+	MC_SQL("SELECT mailchimp_sync.find_campaign_done($1, $2, $3, $4, $5)", a->campaign,
+		   a->started_at, mc_json_column(campaigns, "id"), mc_json_column(campaigns, "web_id"),
+		   mc_json_column(campaigns, "settings.title"));
+}
+
+static void
+settings_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.settings_done($1)", a->campaign);
+}
+
+static void
+content_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.content_done($1)", a->campaign);
+}
+
+static void
+look_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.look_done($1, $2, $3, $4, $5, $6, $7, $8)", a->campaign, a->step,
+		   a->started_at, mc_json_needed(mc_json_text_arg(a->json, "status"), "status"),
+		   mc_json_int8_arg(a->json, "recipients.recipient_count"),
+		   mc_json_text_arg(a->json, "archive_url"), mc_json_int8_arg(a->json, "emails_sent"),
+		   mc_json_text_arg(a->json, "send_time"));
+}
+
+static void
+walk_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.walk_done($1, $2)", a->campaign,
+		   mc_json_column(member(a->json, "members"), "id"));
+}
+
+static void
+checklist_answered(const Answer *a)
+{
+	const cJSON *items = member(a->json, "items");
+
+	MC_SQL("SELECT mailchimp_sync.checklist_done($1, $2, $3, $4, $5)", a->campaign,
+		   mc_arg_bool(cJSON_IsTrue(member(a->json, "is_ready"))), mc_json_column(items, "type"),
+		   mc_json_column(items, "heading"), mc_json_column(items, "details"));
+}
+
+static void
+send_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.send_done($1)", a->campaign);
+}
+
+static void
+drop_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.drop_done($1, $2)", a->campaign, a->step);
+}
+
+/* One line for each step of campaign_steps() that asks Mailchimp. */
+static const struct
+{
+	const char *step;
+	void (*answered)(const Answer *a);
+} steps[] = {
+	{"segment", segment_answered},	   {"find_segment", find_segment_answered},
+	{"remove", remove_answered},	   {"fill", fill_answered},
+	{"create", create_answered},	   {"find_campaign", find_campaign_answered},
+	{"settings", settings_answered},   {"content", content_answered},
+	{"count", look_answered},		   {"walk", walk_answered},
+	{"checklist", checklist_answered}, {"send", send_answered},
+	{"look", look_answered},		   {"sent", look_answered},
+	{"recall", look_answered},		   {"drop_campaign", drop_answered},
+	{"drop_segment", drop_answered},
+};
+
+static Answer
+read_answer(const McUnit *unit)
+{
+	Answer a = {.json = unit->reply->json};
+
+	if (MC_SQL("SELECT f.campaign_id FROM mailchimp_sync.inflight f WHERE f.inflight_id = $1",
+			   mc_arg_int8(unit->inflight_id)) == 0)
+		elog(ERROR, "request " INT64_FORMAT " is not in flight", unit->inflight_id);
+	a.inflight = mc_arg_int8(unit->inflight_id);
+	a.campaign = mc_arg_int8(mc_result_int8(0, 1, NULL));
+	a.step = mc_arg_text(unit->phase);
+	a.started_at = mc_arg_time(unit->started_at);
+	return a;
+}
+
+static void
+campaign_apply(McUnit *unit)
+{
+	const McReply *reply = unit->reply;
+	Answer a = read_answer(unit);
+
+	if (reply->status >= 300)
+	{
+		MC_SQL("SELECT mailchimp_sync.campaign_refused($1, $2, $3, $4, $5)", a.campaign, a.step,
+			   mc_arg_int4(reply->status), mc_arg_text(reply->title), mc_arg_text(reply->detail));
+		return;
+	}
+	for (size_t i = 0; i < lengthof(steps); i++)
+		if (strcmp(steps[i].step, unit->phase) == 0)
+		{
+			steps[i].answered(&a);
+			return;
+		}
+	elog(ERROR, "campaign step \"%s\" has no line in the table of answers", unit->phase);
+}
+
+const McKind mc_campaign_kind = {.name = "campaign", .bulk = false, .apply = campaign_apply};
+
+/* ---- asking now ---- */
+
+static Datum
+text_datum(const cJSON *object, const char *name, bool *isnull)
+{
+	char *value = mc_json_text(object, name);
+
+	*isnull = value == NULL;
+	return value != NULL ? CStringGetTextDatum(value) : (Datum) 0;
+}
+
+/* send_checklist(connection, mailchimp_id): Mailchimp's own checklist, as it is now */
+Datum
+mc_send_checklist(PG_FUNCTION_ARGS)
+{
+	ReturnSetInfo *set = (ReturnSetInfo *) fcinfo->resultinfo;
+	McConnection *connection = mc_connection_load(text_to_cstring(PG_GETARG_TEXT_PP(0)));
+	char *path = psprintf("/campaigns/%s/send-checklist", text_to_cstring(PG_GETARG_TEXT_PP(1)));
+	McReply *reply = mc_ask(connection, "GET", path, NULL, mc_ask_deadline());
+	const cJSON *item;
+
+	if (!mc_reply_ok(reply))
+		mc_reply_raise(reply);
+	InitMaterializedSRF(fcinfo, 0);
+	cJSON_ArrayForEach(item, member(reply->json, "items"))
+	{
+		Datum values[3];
+		bool nulls[3];
+
+		values[0] = text_datum(item, "type", &nulls[0]);
+		values[1] = text_datum(item, "heading", &nulls[1]);
+		values[2] = text_datum(item, "details", &nulls[2]);
+		tuplestore_putvalues(set->setResult, set->setDesc, values, nulls);
+	}
+	return (Datum) 0;
+}

@@ -1,0 +1,46 @@
+/*-------------------------------------------------------------------------
+ *
+ * field.c
+ *	  Merge fields of a list: as read, and as made by us (see field.sql).
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/spi.h"
+
+#include "engine.h"
+#include "mailchimp_sync.h"
+
+/* fields: an array of merge fields; all: these are all that the list has */
+static void
+store_fields(McUnit *unit, const cJSON *fields, bool all)
+{
+	MC_SQL(
+		"SELECT mailchimp_sync.fields_seen(f.audience_id, $2::integer[], $3, $4, $5, $6::boolean[], $7) "
+		"FROM mailchimp_sync.inflight f WHERE f.inflight_id = $1",
+		mc_arg_int8(unit->inflight_id), mc_json_column(fields, "merge_id"),
+		mc_json_column(fields, "tag"), mc_json_column(fields, "name"),
+		mc_json_column(fields, "type"), mc_json_column(fields, "required"), mc_arg_bool(all));
+}
+
+static void
+field_apply(McUnit *unit)
+{
+	const McReply *reply = unit->reply;
+
+	if (reply->status >= 400)
+		MC_SQL("SELECT mailchimp_sync.field_refused($1, $2, $3)", mc_arg_int8(unit->inflight_id),
+			   mc_arg_text(reply->title), mc_arg_text(reply->detail));
+	else if (strcmp(unit->phase, "read") == 0)
+		store_fields(unit, cJSON_GetObjectItemCaseSensitive(reply->json, "merge_fields"), true);
+	else
+	{
+		/* an array around what the reply owns, which nobody has to free */
+		const cJSON one = {.type = cJSON_Array, .child = reply->json};
+
+		store_fields(unit, &one, false);
+	}
+}
+
+const McKind mc_field_kind = {.name = "field", .bulk = true, .apply = field_apply};

@@ -1,0 +1,150 @@
+/*-------------------------------------------------------------------------
+ *
+ * poll.c
+ *	  What came back from a request for results (see poll.sql and report.sql).
+ *
+ * Nothing is remembered here: which pages there are, and which of them are
+ * done, are rows, and what a page holds is stored so that storing it again
+ * changes nothing. A crash loses an answer, and the page is asked for again.
+ *
+ *-------------------------------------------------------------------------
+ */
+#include "postgres.h"
+
+#include "executor/spi.h"
+
+#include "engine.h"
+#include "mailchimp_sync.h"
+
+/* What every answer is about. */
+typedef struct Answer
+{
+	const cJSON *json;
+	McArg campaign;
+	McArg walk;
+	McArg offset;
+	McArg started_at;
+} Answer;
+
+static void
+page_seen(const Answer *a, const cJSON *rows)
+{
+	MC_SQL("SELECT mailchimp_sync.page_seen($1, $2, $3, $4)", a->campaign, a->walk, a->offset,
+		   mc_arg_int8(cJSON_GetArraySize(rows)));
+}
+
+static void
+report_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.report_seen($1, $2, $3, $4, $5, $6::jsonb, $7::jsonb, $8::jsonb)",
+		   a->campaign, a->started_at,
+		   mc_json_needed(mc_json_int8_arg(a->json, "emails_sent"), "emails_sent"),
+		   mc_json_int8_arg(a->json, "unsubscribed"), mc_json_int8_arg(a->json, "abuse_reports"),
+		   mc_json_text_arg(a->json, "bounces"), mc_json_text_arg(a->json, "opens"),
+		   mc_json_text_arg(a->json, "clicks"));
+}
+
+static void
+state_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.state_seen($1, $2, $3, $4, $5, $6)", a->campaign, a->started_at,
+		   mc_json_needed(mc_json_text_arg(a->json, "status"), "status"),
+		   mc_json_text_arg(a->json, "archive_url"), mc_json_int8_arg(a->json, "emails_sent"),
+		   mc_json_text_arg(a->json, "send_time"));
+}
+
+static void
+activity_answered(const Answer *a)
+{
+	const cJSON *rows = mc_json_needed_array(a->json, "emails");
+
+	MC_SQL("SELECT mailchimp_sync.activities_seen($1, $2, $3, $4)", a->campaign,
+		   mc_json_column(rows, "email_id"), mc_json_column(rows, "email_address"),
+		   mc_json_column(rows, "activity"));
+	page_seen(a, rows);
+}
+
+static void
+unsubscribed_answered(const Answer *a)
+{
+	const cJSON *rows = mc_json_needed_array(a->json, "unsubscribes");
+
+	MC_SQL("SELECT mailchimp_sync.unsubscribes_seen($1, $2, $3, $4, $5, false)", a->campaign,
+		   mc_json_column(rows, "email_id"), mc_json_column(rows, "email_address"),
+		   mc_json_column(rows, "timestamp"), mc_json_column(rows, "reason"));
+	page_seen(a, rows);
+}
+
+static void
+abuse_answered(const Answer *a)
+{
+	const cJSON *rows = mc_json_needed_array(a->json, "abuse_reports");
+
+	MC_SQL("SELECT mailchimp_sync.unsubscribes_seen($1, $2, $3, $4, '{}', true)", a->campaign,
+		   mc_json_column(rows, "email_id"), mc_json_column(rows, "email_address"),
+		   mc_json_column(rows, "date"));
+	page_seen(a, rows);
+}
+
+static void
+links_answered(const Answer *a)
+{
+	const cJSON *rows = mc_json_needed_array(a->json, "urls_clicked");
+
+	MC_SQL("SELECT mailchimp_sync.links_seen($1, $2, $3, $4::bigint[], $5::bigint[], $6)",
+		   a->campaign, mc_json_column(rows, "id"), mc_json_column(rows, "url"),
+		   mc_json_column(rows, "total_clicks"), mc_json_column(rows, "unique_clicks"),
+		   mc_json_column(rows, "last_click"));
+	page_seen(a, rows);
+}
+
+/* One line for each request of poll_path(). */
+static const struct
+{
+	const char *walk;
+	void (*answered)(const Answer *a);
+} walks[] = {
+	{"report", report_answered},	 {"state", state_answered},
+	{"activity", activity_answered}, {"unsubscribed", unsubscribed_answered},
+	{"abuse", abuse_answered},		 {"links", links_answered},
+};
+
+static Answer
+read_answer(const McUnit *unit)
+{
+	Answer a = {.json = unit->reply->json};
+
+	if (MC_SQL("SELECT f.campaign_id, f.versions[1] FROM mailchimp_sync.inflight f "
+			   "WHERE f.inflight_id = $1",
+			   mc_arg_int8(unit->inflight_id)) == 0)
+		elog(ERROR, "request " INT64_FORMAT " is not in flight", unit->inflight_id);
+	a.campaign = mc_arg_int8(mc_result_int8(0, 1, NULL));
+	a.offset = mc_arg_int8(mc_result_int8(0, 2, NULL));
+	a.walk = mc_arg_text(unit->phase);
+	a.started_at = mc_arg_time(unit->started_at);
+	return a;
+}
+
+static void
+poll_apply(McUnit *unit)
+{
+	const McReply *reply = unit->reply;
+	Answer a = read_answer(unit);
+
+	if (reply->status >= 300)
+	{
+		MC_SQL("SELECT mailchimp_sync.poll_refused($1, $2, $3, $4, $5, $6)", a.campaign, a.walk,
+			   a.started_at, mc_arg_int4(reply->status), mc_arg_text(reply->title),
+			   mc_arg_text(reply->detail));
+		return;
+	}
+	for (size_t i = 0; i < lengthof(walks); i++)
+		if (strcmp(walks[i].walk, unit->phase) == 0)
+		{
+			walks[i].answered(&a);
+			return;
+		}
+	elog(ERROR, "request \"%s\" of a poll has no line in the table of answers", unit->phase);
+}
+
+const McKind mc_poll_kind = {.name = "poll", .bulk = true, .apply = poll_apply};

@@ -1,0 +1,144 @@
+# What the tests of campaigns and opt-outs share: a node with an engine in the foreground (CALL mc_run() by mia, again and
+# again, also after the server crashed), the demo account in the simulator, a CRM table
+# "candidate" of ada's (admin), who has made source "candidate" and audience "customers" of it; mia is a marketer.
+#
+#   my $crm = McCampaign->start;                      # conf => text for postgresql.conf, people => how many
+#   my $id = $crm->campaign('Spring', '{1,2}');       # a draft with recipients, made by mia
+#   $crm->mia("SELECT mc_send_campaign($id)");
+#   $crm->wait_status($id, 'sent');                   # moves our clock where it only waits for time to pass
+#   is($crm->remains('Spring'), 'campaigns 1 sends 1 segments 1 p1@example.org=1 p2@example.org=1');
+
+package McCampaign;
+
+use strict;
+use warnings;
+use McTest;
+use POSIX ();
+
+sub start
+{
+	my ($class, %options) = @_;
+	my $sim = McTest::Simulator->start;
+	my $node = McTest::Node->start('main', conf => $options{conf});
+	my $self = bless { sim => $sim, node => $node, offset => 0 }, $class;
+	my $people = $options{people} // 3;
+
+	$self->{list} = $sim->post('/_sim/demo')->{lists}[0]{id};
+	$node->role('mia', level => 'marketer');
+	$node->role('ada', level => 'admin');
+	$node->query('GRANT CREATE ON SCHEMA public TO ada');
+	$node->query("SELECT mc_connect('demo', 'demo-us1', endpoint => '" . $sim->url . "')");
+	$self->ada(<<"SQL");
+CREATE TABLE candidate (id int PRIMARY KEY, email text, first_name text, linked boolean DEFAULT true,
+	opted_out boolean DEFAULT false, in_rule boolean DEFAULT true);
+INSERT INTO candidate SELECT i, 'p' || i || '\@example.org', 'P' || i FROM generate_series(1, $people) i;
+SELECT mc_add_source('candidate', 'candidate', 'id', 'email', '{"FNAME": "first_name"}', linked => 'linked',
+	opt_out => 'opted_out');
+SELECT mc_create_audience('customers', 'demo', 'Customers', 'candidate', 'in_rule');
+SELECT mc_sync_audience('customers');
+SQL
+	$self->run_engine;
+	$node->wait_until("SELECT in_sync = $people FROM mc_audience_status");
+	return $self;
+}
+
+# The loop ends when its standard input does, thus also when the test is killed.
+sub run_engine
+{
+	my ($self) = @_;
+	pipe(my $input, $self->{pipe}) or die "pipe: $!";
+	$self->{runner} = fork // die "fork: $!";
+	return if $self->{runner};
+	open(STDIN, '<&', $input) && open(STDOUT, '>', '/dev/null') && open(STDERR, '>&', \*STDOUT)
+	  && exec('bash', '-c', 'while read -t 0.05; [ $? -gt 128 ]; do psql -X -d "$0" -U mia -c "CALL mc_run()" </dev/null; done',
+		$self->{node}->connstr('postgres'));
+	POSIX::_exit(127);
+}
+
+sub DESTROY
+{
+	my ($self) = @_;
+	return unless $self->{runner};
+	local $?;
+	kill 'KILL', $self->{runner};
+	waitpid $self->{runner}, 0;
+}
+
+# The process that is the engine now.
+sub engine_pid
+{
+	my ($self) = @_;
+	return $self->{node}->query("SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL mc_run()%' AND state = 'active'");
+}
+
+sub mia { return $_[0]{node}->query($_[1], as => 'mia') }
+sub ada { return $_[0]{node}->query($_[1], as => 'ada') }
+
+# Later, for us; Mailchimp's clock goes its own way.
+sub later
+{
+	my ($self, $seconds) = @_;
+	$self->{offset} += $seconds;
+	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$self->{offset} seconds'");
+	$self->{node}->query('SELECT pg_reload_conf()');
+}
+
+sub campaign
+{
+	my ($self, $name, $keys) = @_;
+	my $id = $self->mia("SELECT mc_create_campaign('$name', 'customers', 'Newsletter', 'Mia', 'mia\@example.org')");
+	$self->mia("SELECT mc_add_recipients($id, 'candidate', '$keys')");
+	return $id;
+}
+
+# '' while the server restarts
+sub column
+{
+	my ($self, $campaign, $column) = @_;
+	return eval { $self->mia("SELECT $column FROM mc_campaign WHERE campaign_id = $campaign") } // '';
+}
+
+sub wait_status
+{
+	my ($self, $campaign, $status) = @_;
+	my $looks = 0;
+
+	McTest::poll("campaign $campaign to be $status", sub {
+		return 1 if $self->column($campaign, 'status') eq $status;
+		eval { $self->later(40) } if ++$looks % 25 == 0;
+		return 0;
+	});
+}
+
+# What Mailchimp has of the campaigns of that name: how many, how often sent, their segments, mails to each address.
+sub remains
+{
+	my ($self, $name) = @_;
+	my $sim = $self->{sim};
+	my @campaigns = grep { $_->{title} =~ /^\Q$name\E \[/ && !$_->{deleted} } @{ $sim->get('/_sim/campaigns')->{campaigns} };
+	my @segments = $self->segments($name);
+	my %mails;
+
+	for my $campaign (@campaigns)
+	{
+		$mails{ $_->{email} }++ for @{ $sim->get('/_sim/mails', campaign => $campaign->{id})->{mails} };
+	}
+	return join ' ', 'campaigns', scalar @campaigns, 'sends', join('+', map { $_->{sends} } @campaigns) || 0,
+	  'segments', scalar @segments, map { "$_=$mails{$_}" } sort keys %mails;
+}
+
+sub segments
+{
+	my ($self, $name) = @_;
+	return grep { $_->{name} =~ /^\Q$name\E \[/ } @{ $self->{sim}->get("/_sim/segments/$self->{list}")->{segments} };
+}
+
+# status and reason of each recipient: "1 sent, 2 skipped opted_out"
+sub recipients
+{
+	my ($self, $campaign) = @_;
+	return $self->mia("SELECT string_agg(concat_ws(' ', contact_key, status, skip_reason), ', ' ORDER BY contact_key::int) "
+		  . "FROM mc_campaign_recipient WHERE campaign_id = $campaign");
+}
+
+1;

@@ -1,0 +1,73 @@
+# Databases that are not UTF-8: names arrive at Mailchimp as what they are, what comes back and has no place here is
+# stored without it, and a row that cannot be converted stops nobody else.
+
+use strict;
+use warnings;
+use utf8;
+use McTest;
+use Test::More;
+
+my $sim = McTest::Simulator->start;
+my $node = McTest::Node->start('main', extension => 0, conf => "max_connections = 30\n");
+
+# A client that speaks UTF-8 where the database can be converted, and plain bytes where it cannot.
+sub make_database
+{
+	my ($name, $encoding, $client) = @_;
+
+	$node->query("CREATE DATABASE $name TEMPLATE template0 ENCODING '$encoding' LC_COLLATE 'C' LC_CTYPE 'C'");
+	$node->query("ALTER DATABASE $name SET client_encoding = '$client'");
+	my $demo = $sim->post('/_sim/demo', { key => "$name-us1", account_name => $name, login_id => $name });
+	$node->query(
+		"CREATE EXTENSION mailchimp_sync;
+		CREATE TABLE person (id integer PRIMARY KEY, name text, email text);
+		SELECT mc_connect('main', '$name-us1', endpoint => '" . $sim->url . "');
+		SELECT mc_add_source('person', 'person', 'id', 'email', '{\"FNAME\": \"name\"}');
+		SELECT mc_create_audience('people', 'main', 'Customers', 'person');
+		SELECT mc_sync_audience('people')",
+		db => $name);
+	return $demo->{lists}[0]{id};
+}
+
+sub names
+{
+	my ($list) = @_;
+	return { map { $_->{email_address} => $_->{merge_fields}{FNAME} } @{ $sim->get("/_sim/lists/$list/members")->{members} } };
+}
+
+# ---------------------------------------------------------------------------------------------------------------
+# LATIN1: all of it can be converted, not all of UTF-8 back
+# ---------------------------------------------------------------------------------------------------------------
+
+my $latin = make_database('latin', 'LATIN1', 'UTF8');
+$node->query(q{INSERT INTO person VALUES (1, U&'J\00FCrgen', 'j@crm.test'), (2, 'Ann', 'a@crm.test')}, db => 'latin');
+$node->query('CALL mc_run()', db => 'latin');
+is_deeply(names($latin), { 'j@crm.test' => 'Jürgen', 'a@crm.test' => 'Ann' }, 'LATIN1: the name is sent as UTF-8');
+is($node->query("SELECT merge_fields ->> 'FNAME' = U&'J\\00FCrgen' FROM mc_member WHERE contact_key = '1'", db => 'latin'),
+	't', 'and read back');
+
+# somebody at Mailchimp gives the list a name and a field that LATIN1 cannot hold
+$sim->post('/_sim/act', { list => $latin, email => 'a@crm.test', action => 'edit', merge_fields => { LNAME => 'Ann 😀 ü' } });
+$node->query("UPDATE person SET name = 'Anna' WHERE id = 2", db => 'latin');
+$node->query('CALL mc_run()', db => 'latin');
+is($node->query("SELECT merge_fields ->> 'LNAME' = U&'Ann ? \\00FC' FROM mc_member WHERE contact_key = '2'", db => 'latin'),
+	't', 'what the database cannot hold becomes a question mark');
+is($node->query("SELECT string_agg(state, ' ') FROM mc_contact_state", db => 'latin'), 'in_sync in_sync', 'nobody is left over');
+
+# ---------------------------------------------------------------------------------------------------------------
+# SQL_ASCII: bytes that nobody knows anything of
+# ---------------------------------------------------------------------------------------------------------------
+
+my $bytes = make_database('bytes', 'SQL_ASCII', 'SQL_ASCII');
+$node->query(q{INSERT INTO person VALUES (1, E'J\xC3\xBCrgen', 'j@crm.test'), (2, E'J\xFCrgen', 'k@crm.test'),
+	(3, 'Ann', 'a@crm.test'), (4, 'Bob', E'b\xFCb@crm.test')}, db => 'bytes');
+$node->query('CALL mc_run()', db => 'bytes');
+is_deeply(names($bytes), { 'j@crm.test' => 'Jürgen', 'a@crm.test' => 'Ann' }, 'SQL_ASCII: bytes that are UTF-8 are sent');
+is($node->query("SELECT contact_key, state, detail FROM mc_contact_state WHERE state <> 'in_sync' ORDER BY 1", db => 'bytes'),
+	"2|refused|its data cannot be converted to UTF-8\n4|refused|its e-mail address is not valid",
+	'the others are refused, each by itself');
+$node->query("UPDATE person SET name = E'J\\xC3\\xBCrgen' WHERE id = 2", db => 'bytes');
+$node->query('CALL mc_run()', db => 'bytes');
+is(names($bytes)->{'k@crm.test'}, 'Jürgen', 'and go when their data are mended');
+
+done_testing();
