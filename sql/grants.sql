@@ -31,6 +31,8 @@ BEGIN
 				coalesce(t.typacl, pg_catalog.acldefault('T', t.typowner))
 			FROM member m
 			JOIN pg_catalog.pg_type t ON m.classid = 'pg_catalog.pg_type'::pg_catalog.regclass AND m.objid = t.oid
+			-- members from 17 on, with the privileges of their elements
+			WHERE NOT EXISTS (SELECT FROM pg_catalog.pg_type e WHERE e.typarray = t.oid)
 			UNION ALL
 			SELECT pg_catalog.format('SCHEMA %I', n.nspname), n.nspowner, n.nspacl
 			FROM member m

@@ -10,7 +10,7 @@
  *
  * A request that was given up may go on at Mailchimp, and counts there. Its
  * slot stays taken for that time, also when a cancel or an error ends
- * the call; when the whole process ends, slot.c gives the slot back.
+ * the call, or the process ends.
  *
  *-------------------------------------------------------------------------
  */
@@ -80,10 +80,10 @@ may_still_run(const McHttpRequest *request)
 	return request->sent && request->status == 0;
 }
 
-static void
-haunt(int slot)
+static TimestampTz
+may_run_until(void)
 {
-	mc_slot_haunt(slot, TimestampTzPlusMilliseconds(mc_clock_now(), MAY_STILL_RUN_MS));
+	return TimestampTzPlusMilliseconds(mc_clock_now(), MAY_STILL_RUN_MS);
 }
 
 static McReply *
@@ -101,18 +101,19 @@ ask_once(const McConnection *connection, const char *method, const char *path, c
 	request.connect_timeout_ms = mc_connect_timeout;
 	request.timeout_ms = Max(Min(remaining_ms(deadline), mc_request_timeout), 1);
 	request.max_response = (size_t) mc_max_response * 1024;
+	mc_slot_expect(slot, may_run_until());
 	PG_TRY();
 	{
 		mc_http_perform(&request);
 	}
 	PG_CATCH();
 	{
-		haunt(slot);
+		mc_slot_haunt(slot, may_run_until());
 		PG_RE_THROW();
 	}
 	PG_END_TRY();
 	if (may_still_run(&request))
-		haunt(slot);
+		mc_slot_haunt(slot, may_run_until());
 	else
 		mc_slot_release(slot);
 	return mc_reply_read(&request);

@@ -57,3 +57,37 @@ mc_try(void (*fn)(void *arg), void *arg, ErrorData **error)
 	*error = caught;
 	return caught == NULL;
 }
+
+/* Somebody's open transaction was in the way: to be tried again soon, and nothing to report. */
+bool
+mc_is_contention(const ErrorData *error)
+{
+	return error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ||
+		   ERRCODE_TO_CATEGORY(error->sqlerrcode) == ERRCODE_TRANSACTION_ROLLBACK;
+}
+
+/* Messages and contexts of these classes quote values, which are people's names and addresses. */
+static bool
+quotes_values(const ErrorData *error)
+{
+	int category = ERRCODE_TO_CATEGORY(error->sqlerrcode);
+
+	return category == ERRCODE_DATA_EXCEPTION || category == ERRCODE_INTEGRITY_CONSTRAINT_VIOLATION;
+}
+
+/* What the server's log may hold of an error: its words, and as part of an ereport its context. */
+const char *
+mc_loggable(const ErrorData *error)
+{
+	if (quotes_values(error))
+		return psprintf("SQLSTATE %s", unpack_sql_state(error->sqlerrcode));
+	return error->message;
+}
+
+int
+mc_loggable_context(const ErrorData *error)
+{
+	if (error->context == NULL || quotes_values(error))
+		return 0;
+	return errcontext("%s", error->context);
+}

@@ -51,7 +51,7 @@ segment_answered(const Answer *a)
 static void
 find_segment_answered(const Answer *a)
 {
-	const cJSON *segments = member(a->json, "segments");
+	const cJSON *segments = mc_json_needed_array(a->json, "segments");
 
 	MC_SQL("SELECT mailchimp_sync.find_segment_done($1, $2, $3, $4)", a->campaign, a->started_at,
 		   mc_json_column(segments, "id"), mc_json_column(segments, "name"));
@@ -60,7 +60,7 @@ find_segment_answered(const Answer *a)
 static void
 fill_answered(const Answer *a)
 {
-	const cJSON *errors = member(a->json, "errors");
+	const cJSON *errors = mc_json_needed_array(a->json, "errors");
 
 	MC_SQL("SELECT mailchimp_sync.fill_done($1, $2, $3, $4)", a->inflight, a->campaign,
 		   mc_json_column(errors, "email_addresses"), mc_json_column(errors, "error"));
@@ -83,11 +83,12 @@ create_answered(const Answer *a)
 static void
 find_campaign_answered(const Answer *a)
 {
-	const cJSON *campaigns = member(a->json, "campaigns");
+	const cJSON *campaigns = mc_json_needed_array(a->json, "campaigns");
 
-	MC_SQL("SELECT mailchimp_sync.find_campaign_done($1, $2, $3, $4, $5)", a->campaign,
+	MC_SQL("SELECT mailchimp_sync.find_campaign_done($1, $2, $3, $4, $5, $6, $7)", a->campaign,
 		   a->started_at, mc_json_column(campaigns, "id"), mc_json_column(campaigns, "web_id"),
-		   mc_json_column(campaigns, "settings.title"));
+		   mc_json_column(campaigns, "status"), mc_json_column(campaigns, "settings.title"),
+		   mc_json_column(campaigns, "recipients.segment_opts.saved_segment_id"));
 }
 
 static void
@@ -105,18 +106,19 @@ content_answered(const Answer *a)
 static void
 look_answered(const Answer *a)
 {
-	MC_SQL("SELECT mailchimp_sync.look_done($1, $2, $3, $4, $5, $6, $7, $8)", a->campaign, a->step,
-		   a->started_at, mc_json_needed(mc_json_text_arg(a->json, "status"), "status"),
+	MC_SQL("SELECT mailchimp_sync.look_done($1, $2, $3, $4, $5, $6, $7, $8, $9)", a->campaign,
+		   a->step, a->started_at, mc_json_needed(mc_json_text_arg(a->json, "status"), "status"),
 		   mc_json_int8_arg(a->json, "recipients.recipient_count"),
 		   mc_json_text_arg(a->json, "archive_url"), mc_json_int8_arg(a->json, "emails_sent"),
-		   mc_json_text_arg(a->json, "send_time"));
+		   mc_json_text_arg(a->json, "send_time"),
+		   mc_json_int8_arg(a->json, "settings.template_id"));
 }
 
 static void
 walk_answered(const Answer *a)
 {
 	MC_SQL("SELECT mailchimp_sync.walk_done($1, $2)", a->campaign,
-		   mc_json_column(member(a->json, "members"), "id"));
+		   mc_json_column(mc_json_needed_array(a->json, "members"), "id"));
 }
 
 static void
@@ -133,6 +135,21 @@ static void
 send_answered(const Answer *a)
 {
 	MC_SQL("SELECT mailchimp_sync.send_done($1)", a->campaign);
+}
+
+static void
+renew_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.renew_done($1)", a->campaign);
+}
+
+static void
+sent_to_answered(const Answer *a)
+{
+	const cJSON *rows = mc_json_needed_array(a->json, "sent_to");
+
+	MC_SQL("SELECT mailchimp_sync.sent_to_done($1, $2, $3)", a->campaign,
+		   mc_json_column(rows, "email_id"), mc_json_column(rows, "email_address"));
 }
 
 static void
@@ -155,7 +172,8 @@ static const struct
 	{"checklist", checklist_answered}, {"send", send_answered},
 	{"look", look_answered},		   {"sent", look_answered},
 	{"recall", look_answered},		   {"drop_campaign", drop_answered},
-	{"drop_segment", drop_answered},
+	{"drop_segment", drop_answered},   {"renew", renew_answered},
+	{"sent_to", sent_to_answered},
 };
 
 static Answer

@@ -16,6 +16,8 @@
 #include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "miscadmin.h"
+#include "nodes/parsenodes.h"
+#include "nodes/primnodes.h"
 #include "storage/latch.h"
 #include "storage/lock.h"
 #include "storage/lwlock.h"
@@ -24,6 +26,7 @@
 #include "utils/guc.h"
 #include "utils/guc_tables.h"
 #include "utils/memutils.h"
+#include "utils/ruleutils.h"
 #include "utils/tuplestore.h"
 #if PG_VERSION_NUM >= 160000
 #include "varatt.h"
@@ -69,6 +72,23 @@ guc_free(void *pointer)
 /* 17 may let a resource owner hold the set, and keeps it in TopMemoryContext */
 #if PG_VERSION_NUM < 170000
 #define CreateWaitEventSet(owner, nevents) CreateWaitEventSet(TopMemoryContext, nevents)
+#endif
+
+/* 15 shows a query; before, an expression with a query in it can be shown */
+#if PG_VERSION_NUM < 150000
+static inline char *
+pg_get_querydef(Query *query, bool pretty)
+{
+	SubLink *link = makeNode(SubLink);
+	char *text;
+
+	link->subLinkType = EXPR_SUBLINK;
+	link->subselect = (Node *) query;
+	link->location = -1;
+	text = deparse_expression((Node *) link, NIL, false, false);
+	text[strlen(text) - 1] = '\0';
+	return text + 1;
+}
 #endif
 
 /* 15 */

@@ -39,7 +39,7 @@
 #define FALLBACK_MS 60000
 /* Something is due but cannot start (slots, somebody's lock): look again. */
 #define BLOCKED_MS 1000
-#define LOCK_TIMEOUT "1s"
+#define LOCK_WAIT "1s"
 /* mc_run stays for work that falls due so soon: pauses between a campaign's steps, retries after doubt */
 #define SOON_MS 5000
 /* between two progress notices of mc_run, and how many times as long as one takes */
@@ -84,6 +84,14 @@ struct McEngine
 	TimestampTz tidied_at;
 };
 
+/* until the end of the transaction */
+static void
+set_locally(const char *name, const char *value)
+{
+	(void) set_config_option(name, value, PGC_USERSET, PGC_S_SESSION, GUC_ACTION_LOCAL, true, 0,
+							 false);
+}
+
 static void
 begin(McEngine *engine)
 {
@@ -96,12 +104,13 @@ begin(McEngine *engine)
 											 errmsg("extension \"%s\" was dropped", MC_EXTENSION)));
 		proc_exit(0);
 	}
-	/* whoever keeps a row of ours locked shall not halt the rest of the work */
-	(void) set_config_option("lock_timeout", LOCK_TIMEOUT, PGC_USERSET, PGC_S_SESSION,
-							 GUC_ACTION_LOCAL, true, 0, false);
 	MemoryContextReset(engine->turn);
 	MemoryContextSwitchTo(engine->turn);
 	mc_become_owner(&engine->caller);
+	/* mc_run: what names and operators mean to the owner is not for its caller to say */
+	set_locally("search_path", "pg_catalog, pg_temp");
+	/* whoever keeps a row of ours locked shall not halt the rest of the work */
+	set_locally("lock_timeout", LOCK_WAIT);
 }
 
 static void
@@ -144,14 +153,14 @@ work_steps(McEngine *engine)
 		begin(engine);
 		if (mc_try(run_step, &step, &error))
 			worked |= step.done > 0;
-		else if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+		else if (mc_is_contention(error))
 			engine->step_rests[i] = TimestampTzPlusMilliseconds(mc_clock_now(), BLOCKED_MS);
 		else
 		{
 			engine->step_rests[i] = TimestampTzPlusMilliseconds(mc_clock_now(), FALLBACK_MS);
 			ereport(WARNING, (errcode(error->sqlerrcode),
-							  errmsg("step \"%s\" failed: %s", steps[i], error->message),
-							  error->context ? errcontext("%s", error->context) : 0));
+							  errmsg("step \"%s\" failed: %s", steps[i], mc_loggable(error)),
+							  mc_loggable_context(error)));
 		}
 		commit(engine);
 	}

@@ -11,8 +11,8 @@
  * expressions, make a server) is C of its own: it calls mc_gate_check(), which
  * goes by the same table, works as the caller, and does what it has to do in
  * our tables by mc_as_owner(). A procedure that commits on its way has to use
- * mc_become_owner() and mc_restore() within each transaction instead; mc_caller()
- * is the owner then.
+ * mc_become_owner() and mc_restore() within each transaction instead, and to pin the
+ * search_path there, which is its caller's; mc_caller() is the owner then.
  *
  *-------------------------------------------------------------------------
  */

@@ -39,7 +39,7 @@ typedef struct McHttpRequest
 	bool too_large;		/* given up at max_response; the reply is empty then */
 	char *content_type; /* or NULL */
 	char *request_id;	/* X-Request-Id, or NULL */
-	int retry_after_s;	/* -1: none given; a day at most */
+	int retry_after_s;	/* -1: none given; 6 hours at most */
 	char *reply;		/* zero-terminated, reply_len bytes before the zero */
 	size_t reply_len;
 	char *error; /* curl's words where not complete, else NULL; no key in it */

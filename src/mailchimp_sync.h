@@ -117,6 +117,9 @@ extern TimestampTz mc_result_time(uint64 row, int column); /* NULL: DT_NOEND */
  * raised. An interrupt that ends the process or the query is never swallowed.
  */
 extern bool mc_try(void (*fn)(void *arg), void *arg, ErrorData **error);
+extern bool mc_is_contention(const ErrorData *error);
+extern const char *mc_loggable(const ErrorData *error);
+extern int mc_loggable_context(const ErrorData *error);
 
 /* evaluate.c: whether an expression of a source is running */
 extern bool mc_is_evaluating(void);

@@ -95,24 +95,26 @@ mc_engine_lock(Oid extension, bool is_worker)
 /* ---- the procedure ---- */
 
 /*
- * From 15 on a commit begins the next transaction, before a wait that may be
- * long: it is ended, so that the clock, the start of the transaction, is right.
+ * There is a transaction already, begun by CALL or by the last commit before a
+ * wait that may have been long: it is ended, so that the clock, the start of the
+ * transaction, is right.
  */
 static void
 run_begin(void)
 {
 	if (SPI_connect_ext(SPI_OPT_NONATOMIC) != SPI_OK_CONNECT)
 		elog(ERROR, "could not connect to SPI");
-	if (IsTransactionState())
-		SPI_commit();
+	SPI_commit();
 	SPI_start_transaction();
 	XactIsoLevel = XACT_READ_COMMITTED;
 }
 
+/* From 15 on a commit begins the next transaction itself; CALL wants one at its end. */
 static void
 run_commit(void)
 {
 	SPI_commit();
+	SPI_start_transaction();
 	SPI_finish();
 }
 

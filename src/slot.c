@@ -75,12 +75,12 @@ typedef struct McWaiter
 	char slot_user[SLOT_USER_SIZE];
 } McWaiter;
 
-typedef struct McEngine
+typedef struct McEngineEntry
 {
 	McProcess process; /* nobody: free */
 	Oid database;
 	bool is_worker;
-} McEngine;
+} McEngineEntry;
 
 typedef struct McShared
 {
@@ -88,7 +88,7 @@ typedef struct McShared
 	LWLock lock;
 	McProcess launcher;
 	bool launcher_asked;
-	McEngine engines[MAX_ENGINES];
+	McEngineEntry engines[MAX_ENGINES];
 	McWaiter waiters[MAX_WAITERS];
 	McSlot slots[MAX_SLOTS];
 } McShared;
@@ -560,12 +560,12 @@ mc_slot(PG_FUNCTION_ARGS)
 
 /* ---------- engines ---------- */
 
-static McEngine *
+static McEngineEntry *
 find_engine(Oid database)
 {
 	for (int i = 0; i < MAX_ENGINES; i++)
 	{
-		McEngine *engine = &shared->engines[i];
+		McEngineEntry *engine = &shared->engines[i];
 
 		if (engine->database == database && is_alive(&engine->process))
 			return engine;
@@ -576,7 +576,7 @@ find_engine(Oid database)
 void
 mc_engine_register(bool is_worker)
 {
-	McEngine *entry = NULL;
+	McEngineEntry *entry = NULL;
 
 	join();
 	LWLockAcquire(&shared->lock, LW_EXCLUSIVE);
@@ -614,7 +614,7 @@ mc_engine_unregister(void)
 int
 mc_engine_pid(Oid database, bool *is_worker)
 {
-	McEngine *engine;
+	McEngineEntry *engine;
 	int pid = 0;
 
 	attach();
@@ -632,7 +632,7 @@ mc_engine_pid(Oid database, bool *is_worker)
 void
 mc_engine_wake(Oid database)
 {
-	McEngine *engine;
+	McEngineEntry *engine;
 
 	if (!try_attach())
 		return;

@@ -49,6 +49,7 @@
 #include "utils/ruleutils.h"
 #include "utils/typcache.h"
 
+#include "compat.h"
 #include "mailchimp_sync.h"
 
 /* The name by which a watch reads the rows that changed */

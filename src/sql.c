@@ -103,23 +103,30 @@ mc_sql(const char *query, int nargs, const McArg *args)
 	return SPI_processed;
 }
 
+static HeapTuple
+result_row(uint64 row)
+{
+	if (SPI_tuptable == NULL || row >= SPI_tuptable->numvals)
+		elog(ERROR, "the statement did not return row " UINT64_FORMAT, row);
+	return SPI_tuptable->vals[row];
+}
+
 /* A column of any type, in the words of its output function. */
 char *
 mc_result_text(uint64 row, int column)
 {
-	Assert(row < SPI_tuptable->numvals);
-	return SPI_getvalue(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column);
+	return SPI_getvalue(result_row(row), SPI_tuptable->tupdesc, column);
 }
 
 static Datum
 result_datum(uint64 row, int column, Oid type, bool *isnull)
 {
+	HeapTuple tuple = result_row(row);
 	Oid found = SPI_gettypeid(SPI_tuptable->tupdesc, column);
 
-	Assert(row < SPI_tuptable->numvals);
 	if (found != type)
 		elog(ERROR, "column %d is of type %u, not of type %u", column, found, type);
-	return SPI_getbinval(SPI_tuptable->vals[row], SPI_tuptable->tupdesc, column, isnull);
+	return SPI_getbinval(tuple, SPI_tuptable->tupdesc, column, isnull);
 }
 
 /* A column of type integer or bigint; isnull may be NULL where it cannot be. */
@@ -129,6 +136,7 @@ mc_result_int8(uint64 row, int column, bool *isnull)
 	bool null;
 	int64 result;
 
+	(void) result_row(row);
 	if (SPI_gettypeid(SPI_tuptable->tupdesc, column) == INT4OID)
 		result = DatumGetInt32(result_datum(row, column, INT4OID, &null));
 	else

@@ -29,8 +29,8 @@
 #error "libcurl 7.80 or later is needed"
 #endif
 
-/* Longest Retry-After that is believed: a day; also keeps what others make of it in range. */
-#define MAX_RETRY_AFTER_S (24 * 60 * 60)
+/* Longest Retry-After that is believed, by newer libcurls as well; in ms it still is an int. */
+#define MAX_RETRY_AFTER_S (6 * 60 * 60)
 
 /* malloc memory that a memory context owns */
 typedef struct McMalloced

@@ -13,6 +13,7 @@
  */
 #include "postgres.h"
 
+#include "access/xact.h"
 #include "executor/spi.h"
 #include "mb/pg_wchar.h"
 #include "utils/memutils.h"
@@ -78,6 +79,9 @@ claim(void *arg)
 	make_request(unit, c->connection, mc_result_text(0, 4));
 	MemoryContextSwitchTo(old);
 	unit->inflight_id = mc_result_int8(0, 1, NULL);
+	/* with synchronous_commit = off a crash could lose the row, but not what the request did */
+	if (unit->writes)
+		ForceSyncCommit();
 	mc_slot_expect(unit->slot, mc_result_time(0, 7));
 }
 
@@ -105,14 +109,13 @@ mc_unit_claim(const McKind *kind, const McConnection *connection, int slot, Memo
 	if (!mc_try(claim, &c, &error))
 	{
 		unit->inflight_id = 0;
-		*result =
-			error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE ? MC_CLAIM_BLOCKED : MC_CLAIM_FAILED;
+		*result = mc_is_contention(error) ? MC_CLAIM_BLOCKED : MC_CLAIM_FAILED;
 	}
 	if (*result == MC_CLAIM_FAILED)
 		ereport(WARNING, (errcode(error->sqlerrcode),
 						  errmsg("could not prepare work of kind \"%s\" for connection \"%s\": %s",
-								 kind->name, connection->name, error->message),
-						  error->context ? errcontext("%s", error->context) : 0));
+								 kind->name, connection->name, mc_loggable(error)),
+						  mc_loggable_context(error)));
 	if (unit->inflight_id == 0)
 	{
 		MemoryContextDelete(context);
@@ -196,6 +199,27 @@ apply(void *arg)
 	end_inflight(unit);
 }
 
+static void
+read_reply(void *arg)
+{
+	McUnit *unit = arg;
+	MemoryContext old = MemoryContextSwitchTo(unit->context);
+
+	unit->reply = mc_reply_read(&unit->http);
+	MemoryContextSwitchTo(old);
+}
+
+/* There is an answer, and nobody knows what it says. */
+static void
+note_unreadable(McUnit *unit, const ErrorData *error)
+{
+	unit->reply = MemoryContextAllocZero(unit->context, sizeof(McReply));
+	unit->reply->outcome = MC_DOUBT;
+	unit->reply->status = unit->http.status;
+	unit->reply->retry_after_s = -1;
+	unit->reply->detail = MemoryContextStrdup(unit->context, error->message);
+}
+
 typedef struct Failure
 {
 	McUnit *unit;
@@ -225,24 +249,22 @@ mc_unit_finish(McUnit *unit)
 {
 	ErrorData *error;
 	ErrorData *second;
-	MemoryContext old = MemoryContextSwitchTo(unit->context);
 	Failure f = {.unit = unit};
 
-	if (unit->reply == NULL)
-		unit->reply = mc_reply_read(&unit->http);
-	MemoryContextSwitchTo(old);
+	if (unit->reply == NULL && !mc_try(read_reply, unit, &error))
+		note_unreadable(unit, error);
 	if (mc_try(apply, unit, &error))
 		return true;
-	if (error->sqlerrcode == ERRCODE_LOCK_NOT_AVAILABLE)
+	if (mc_is_contention(error))
 		return false;
 	ereport(WARNING, (errcode(error->sqlerrcode),
 					  errmsg("could not apply the reply to a request of kind \"%s\": %s",
-							 unit->kind->name, error->message),
-					  error->context ? errcontext("%s", error->context) : 0));
+							 unit->kind->name, mc_loggable(error)),
+					  mc_loggable_context(error)));
 	f.error = error;
 	if (!mc_try(apply_failure, &f, &second))
 		ereport(WARNING, (errcode(second->sqlerrcode),
 						  errmsg("could not note the failure of a request of kind \"%s\": %s",
-								 unit->kind->name, second->message)));
+								 unit->kind->name, mc_loggable(second))));
 	return true;
 }

@@ -216,16 +216,22 @@ mc_worker_describe(BackgroundWorker *worker, Oid database, const char *name)
 
 /* ---- from SQL ---- */
 
-typedef enum Wish
+typedef enum WishKind
 {
-	WISH_NONE,
 	WISH_ANNOUNCE,
 	WISH_START,
 	WISH_STOP
+} WishKind;
+
+typedef struct Wish
+{
+	WishKind kind;
+	SubTransactionId subid;
+	struct Wish *before; /* counts again if this one is rolled back */
 } Wish;
 
-static Wish wish = WISH_NONE;
-static SubTransactionId wish_subid;
+/* the last one of this transaction, in its memory */
+static Wish *wish = NULL;
 static char wish_database[NAMEDATALEN];
 
 /* An engine of the extension before this one finds out, and ends; the launcher starts the next. */
@@ -265,32 +271,46 @@ stop_now(void)
 static void
 at_transaction_end(XactEvent event, void *arg)
 {
-	if (event == XACT_EVENT_COMMIT && wish == WISH_ANNOUNCE)
-		announce_now();
-	else if (event == XACT_EVENT_COMMIT && wish == WISH_START)
-		start_now();
-	else if (event == XACT_EVENT_COMMIT && wish == WISH_STOP)
-		stop_now();
+	if (event == XACT_EVENT_COMMIT && wish != NULL)
+	{
+		switch (wish->kind)
+		{
+			case WISH_ANNOUNCE:
+				announce_now();
+				break;
+			case WISH_START:
+				start_now();
+				break;
+			case WISH_STOP:
+				stop_now();
+				break;
+		}
+	}
 	if (event == XACT_EVENT_COMMIT || event == XACT_EVENT_ABORT || event == XACT_EVENT_PREPARE)
-		wish = WISH_NONE;
+		wish = NULL;
 }
 
 static void
 at_subtransaction_end(SubXactEvent event, SubTransactionId mine, SubTransactionId parent, void *arg)
 {
-	if (wish == WISH_NONE || wish_subid != mine)
-		return;
 	if (event == SUBXACT_EVENT_COMMIT_SUB)
-		wish_subid = parent;
+	{
+		for (Wish *its = wish; its != NULL && its->subid == mine; its = its->before)
+			its->subid = parent;
+	}
 	else if (event == SUBXACT_EVENT_ABORT_SUB)
-		wish = WISH_NONE;
+	{
+		while (wish != NULL && wish->subid == mine)
+			wish = wish->before;
+	}
 }
 
 static void
-wish_for(Wish what)
+wish_for(WishKind kind)
 {
 	static bool registered = false;
 	bool is_worker;
+	Wish *fresh = MemoryContextAlloc(TopTransactionContext, sizeof(Wish));
 
 	if (!registered)
 	{
@@ -301,8 +321,10 @@ wish_for(Wish what)
 	/* attaches to shared memory here, where that may raise */
 	(void) mc_engine_pid(MyDatabaseId, &is_worker);
 	strlcpy(wish_database, get_database_name(MyDatabaseId), sizeof(wish_database));
-	wish_subid = GetCurrentSubTransactionId();
-	wish = what;
+	fresh->kind = kind;
+	fresh->subid = GetCurrentSubTransactionId();
+	fresh->before = wish;
+	wish = fresh;
 }
 
 Datum

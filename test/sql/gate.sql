@@ -163,6 +163,24 @@ REVOKE INSERT ON mc_group_member FROM regress_mc_nobody;
 SET ROLE regress_mc_admin;
 SELECT mailchimp_sync.mc_grant('regress_mc_admin', 'admin', NULL);
 RESET ROLE;
+-- mc_run works as the extension's owner, and names of its caller's mean nothing there
+CREATE SCHEMA regress_mc_trap AUTHORIZATION regress_mc_marketer;
+SET ROLE regress_mc_marketer;
+CREATE FUNCTION regress_mc_trap.spring(text) RETURNS text LANGUAGE plpgsql AS $$
+BEGIN
+	RAISE 'trapped as %', current_user;
+END
+$$;
+CREATE FUNCTION regress_mc_trap.keep(text, text, text) RETURNS text LANGUAGE sql AS 'SELECT $1';
+CREATE AGGREGATE regress_mc_trap.string_agg(text, text) (
+	SFUNC = regress_mc_trap.keep, STYPE = text, FINALFUNC = regress_mc_trap.spring);
+SET search_path = regress_mc_trap, pg_catalog, public;
+CALL mc_run();
+RESET search_path;
+RESET ROLE;
+SET client_min_messages = warning;
+DROP SCHEMA regress_mc_trap CASCADE;
+RESET client_min_messages;
 
 -- the owner of a server is admin of its connection; a new one is in the reach of who has all
 GRANT USAGE ON FOREIGN DATA WRAPPER mailchimp_sync TO regress_mc_owner;

@@ -9,7 +9,10 @@ FROM pg_settings WHERE name LIKE 'mailchimp_sync.%' ORDER BY name;
 
 SET mailchimp_sync.batch_size = 501;
 SET mailchimp_sync.max_connections = 11;
+-- 17 shows the limits with their units
+\set VERBOSITY sqlstate
 SET mailchimp_sync.request_timeout = '131 s';
+\set VERBOSITY default
 SET mailchimp_sync.bath_size = 100;
 
 -- names of databases are taken as they are written

@@ -194,7 +194,18 @@ $node->query("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename 
 $one->query('');
 like($one->{stderr}, qr/canceling statement due to user request/, 'a call that waits can be cancelled');
 $sim->release;
-$_->quit for $one, $two;
+
+# What was sent may go on at Mailchimp, whatever ended the call.
+my $count_haunted = 'SELECT count(*) FROM mailchimp_sync.slot() WHERE pid IS NULL';
+my $haunted = $node->query($count_haunted);
+$sim->hold(method => 'GET', path => '^/templates$', when => 'before');
+McTest::begin($two, "SELECT mc_refresh('crm');");
+$sim->wait_held(1);
+$node->query("SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE usename = 'max' AND wait_event_type = 'Extension'");
+is($node->query($count_haunted), $haunted + 1, 'the slot of a process that was ended stays taken');
+$sim->release;
+$one->quit;
+eval { $two->quit };
 
 # -----------------------------------------------------------------------------------------------------------------
 # A revoked key, a new one

@@ -55,7 +55,9 @@ is($one->workers, $pid, 'it is the only one');
 is($sim->journal(route => 'POST /lists/{list_id}'), 0, 'D21: nothing is sent before mc_sync_audience');
 $node->wait_until("SELECT state = 'idle' AND xact_start IS NULL AND backend_xmin IS NULL AND backend_xid IS NULL
 	FROM pg_stat_activity WHERE pid = $pid");
-is($node->query("SELECT locktype, objsubid, mode FROM pg_locks WHERE pid = $pid"), 'object|1|ExclusiveLock', 'idle, it holds only the lock that makes it single');
+McTest::poll('the locks of an idle worker', sub {
+	$node->query("SELECT locktype, objsubid, mode FROM pg_locks WHERE pid = $pid") eq 'object|1|ExclusiveLock' });
+pass('idle, it holds only the lock that makes it single');
 
 # -----------------------------------------------------------------------------------------------------------------
 # Waking up at commit (N1), though the fallback is a minute
@@ -111,8 +113,8 @@ $one->ann("UPDATE crm.person SET first_name = 'Lou' WHERE id = 3");
 within(5, 'it works on', sub { $one->in_step });
 is($one->wait_worker, $pid, 'a stop that is rolled back does nothing');
 
-$one->ann('SELECT mc_stop_worker()');
-within(5, 'stopped', sub { $one->workers eq '' });
+$one->ann('BEGIN; SELECT mc_stop_worker(); SAVEPOINT s; SELECT mc_start_worker(); ROLLBACK TO s; COMMIT');
+within(5, 'stopped, with a start that is rolled back', sub { $one->workers eq '' });
 is(status($one), 'f|not running|stopped by mc_stop_worker; SELECT mc_start_worker() starts it', 'mc_status says so');
 my $two_pid = $two->wait_worker;
 set($node, 'mailchimp_sync.databases', "'one, two'");

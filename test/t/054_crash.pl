@@ -3,7 +3,7 @@
 # change arrives, also when the old request lands late, after newer ones; nobody is subscribed again who left; nothing
 # stays under way. The kinds of requests are those that the journal of an undisturbed run shows.
 #
-# A send has its own in 033_campaign_faults.pl.
+# A campaign has its own in 035_campaign_crash.pl.
 
 use strict;
 use warnings;
