@@ -231,6 +231,10 @@ DECLARE
 	_key	text;
 	_source	text;
 BEGIN
+	IF jsonb_typeof(_settings) IS DISTINCT FROM 'object' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'settings must be a JSON object',
+			HINT = format('The settings are: %s.', array_to_string(_known, ', '));
+	END IF;
 	SELECT k INTO _key FROM jsonb_object_keys(_settings) k WHERE k <> ALL (_known) LIMIT 1;
 	IF FOUND THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',

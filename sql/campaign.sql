@@ -32,6 +32,7 @@ CREATE TABLE mailchimp_sync.campaign (
 	next_attempt_at	timestamptz,
 	last_error		text,
 	fixed_at		timestamptz,		-- recipients are decided
+	rechecked_at	timestamptz,		-- what their rows say was read for the last time
 	-- part of the names that we give at Mailchimp: what a lost answer left behind is found by it
 	marker			text NOT NULL UNIQUE,
 	segment_id		bigint,
@@ -44,6 +45,9 @@ CREATE TABLE mailchimp_sync.campaign (
 	content_at		timestamptz,		-- the template was put in
 	scheduled_for	timestamptz,
 	hold			boolean NOT NULL DEFAULT false,
+	-- mc_resume in a copy of a database: what the other one has made of it since is not known (-infinity: and can no
+	-- longer change); null: what is here is all that there is
+	restored_at		timestamptz,
 	created_at		timestamptz NOT NULL,
 	created_by		text NOT NULL,
 	-- what Mailchimp says
@@ -89,6 +93,8 @@ AS $$
 		('arrive', 'preparing', 'prepared'),
 		('leave', 'preparing', 'sending'),
 		('stay', 'sending', 'preparing'),
+		('trace', 'draft', 'preparing'), ('trace', 'preparing', 'preparing'), ('trace', 'prepared', 'preparing'),
+		('trace', 'failed', 'preparing'),
 		('fail', 'preparing', 'failed'), ('fail', 'sending', 'failed'), ('fail', 'sent', 'sent'),
 		('fail', 'canceled', 'canceled'), ('fail', 'prepared', 'failed'),
 		('end', 'sending', 'sent'), ('end', 'preparing', 'sent'), ('end', 'prepared', 'sent'),
@@ -336,18 +342,20 @@ $$;
 
 /*
  * On the way to a goal. A step that is in doubt and must not simply be repeated
- * stays, so that what became of it is found out before anything else.
+ * stays, so that what became of it is found out before anything else; after a restore everything is in doubt.
  */
 CREATE FUNCTION mailchimp_sync.campaign_wanted(_c mailchimp_sync.campaign, _verb text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_in_doubt	boolean := _c.begun_at IS NOT NULL AND mailchimp_sync.campaign_look(_c.step) IS NOT NULL;
+	_traced		text := CASE WHEN _c.restored_at IS NOT NULL THEN mailchimp_sync.campaign_leads_to('trace', _c.status) END;
+	_in_doubt	boolean := _traced IS NULL AND _c.begun_at IS NOT NULL
+					AND mailchimp_sync.campaign_look(_c.step) IS NOT NULL;
 BEGIN
 	UPDATE mailchimp_sync.campaign c SET
-		status = mailchimp_sync.campaign_leads_to(_verb, c.status), goal = _verb,
-		step = CASE WHEN _in_doubt THEN c.step
+		status = coalesce(_traced, mailchimp_sync.campaign_leads_to(_verb, c.status)), goal = _verb,
+		step = CASE WHEN _traced IS NOT NULL THEN 'trace' WHEN _in_doubt THEN c.step
 			WHEN _verb IN ('cancel', 'delete') THEN 'recall'
 			WHEN c.fixed_at IS NULL THEN 'decide' ELSE 'join' END,
 		begun_at = CASE WHEN _in_doubt THEN c.begun_at END,
@@ -427,13 +435,13 @@ BEGIN
 END
 $$;
 
--- a draft has nothing at Mailchimp
+-- a draft has nothing at Mailchimp, if it was made here
 CREATE FUNCTION mailchimp_sync.campaign_unmake(_c mailchimp_sync.campaign, _verb text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF _c.status = 'draft' THEN
+	IF _c.status = 'draft' AND _c.restored_at IS NULL THEN
 		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to(_verb, _c.status)
 		WHERE campaign_id = _c.campaign_id;
 	ELSE

@@ -2,43 +2,44 @@
  * carry.sql: opt-outs are carried to Mailchimp (D12), the kind of work "opt_out".
  *
  * An opt-out is carried when no audience, of whatever connection, has the address as
- * subscribed or pending any more, as far as we know: PATCH status unsubscribed; 404
- * is as good. A push that was under way when somebody opted out is waited for,
- * and after the ghost of one Mailchimp is told once more.
+ * subscribed or pending any more, as far as we know, and no request of ours may have brought
+ * it there, or bring it yet: PATCH status unsubscribed; 404 is as good. A push that was under way when
+ * somebody opted out is waited for, and after the ghost of one Mailchimp is told once more.
  *
  * The same way, the other direction: who left the group with confirm => true is set to pending
  * where Mailchimp has them as unsubscribed, which makes Mailchimp ask them by
  * mail. That one waits for ghosts.
  */
 
--- the addresses of a member of the group: as they were then, and as they are now
-CREATE FUNCTION mailchimp_sync.opt_out_hashes(_o mailchimp_sync.opt_out, _audience_id integer) RETURNS SETOF text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT _o.email_hash WHERE _o.email_hash IS NOT NULL
-	UNION
-	SELECT h.email_hash FROM mailchimp_sync.contact c
-	CROSS JOIN LATERAL (VALUES (c.email_hash), (c.member_hash)) AS h(email_hash)
-	WHERE c.audience_id = _audience_id AND c.source_id = _o.source_id AND c.contact_key = _o.contact_key
-		AND h.email_hash IS NOT NULL
-$$;
-
--- where Mailchimp is still to be told; wanted: the status there
+-- where Mailchimp is still to be told; wanted: the status there. The addresses of a member of the group: as they were then, and as they are now
 CREATE VIEW mailchimp_sync.carry_target AS
 SELECT 'unsubscribe' AS phase, o.opt_out_id AS id, a.connection, a.audience_id, a.list_id, h.email_hash, o.email,
-	coalesce(o.source_id, 0) AS source_id, coalesce(o.contact_key, h.email_hash) AS contact_key, o.next_attempt_at
+	coalesce(o.source_id, 0) AS source_id, coalesce(o.contact_key, h.email_hash) AS contact_key, o.next_attempt_at, a.paused
 FROM mailchimp_sync.opt_out o
 CROSS JOIN mailchimp_sync.audience a
-CROSS JOIN LATERAL mailchimp_sync.opt_out_hashes(o, a.audience_id) AS h(email_hash)
+CROSS JOIN LATERAL (
+	SELECT o.email_hash WHERE o.email_hash IS NOT NULL
+	UNION
+	SELECT k.email_hash FROM mailchimp_sync.contact c
+	CROSS JOIN LATERAL (VALUES (c.email_hash), (c.member_hash)) AS k(email_hash)
+	WHERE c.audience_id = a.audience_id AND c.source_id = o.source_id AND c.contact_key = o.contact_key
+		AND k.email_hash IS NOT NULL) AS h
 LEFT JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = h.email_hash
 WHERE o.carried_at IS NULL
 	AND (m.status IN ('subscribed', 'pending')
-		OR (m.email_hash IS NULL AND EXISTS (SELECT FROM mailchimp_sync.contact c
-			WHERE c.audience_id = a.audience_id AND c.email_hash = h.email_hash AND c.member_hash = h.email_hash)))
+		-- a request of ours may have brought it, also back from the archive, or bring it yet
+		OR (coalesce(m.status, 'archived') = 'archived' AND EXISTS (SELECT FROM mailchimp_sync.contact c
+			WHERE c.audience_id = a.audience_id AND c.member_hash = h.email_hash))
+		-- whether a contact's address was there before us, only Mailchimp can tell; in training it is not asked (N18)
+		OR (m.email_hash IS NULL AND a.active_since IS NOT NULL
+			AND EXISTS (SELECT FROM mailchimp_sync.contact c
+				WHERE c.audience_id = a.audience_id AND c.email_hash = h.email_hash)
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.connection n
+				WHERE n.connection = a.connection AND n.only_addresses IS NOT NULL AND h.email_hash <> ALL (ARRAY(
+					SELECT mailchimp_sync.email_hash(x.address) FROM unnest(n.only_addresses) AS x(address))))))
 UNION ALL
 SELECT 'confirm', f.confirmation_id, a.connection, a.audience_id, a.list_id, f.email_hash, f.email,
-	0, f.email_hash, f.next_attempt_at
+	0, f.email_hash, f.next_attempt_at, a.paused
 FROM mailchimp_sync.confirmation f
 CROSS JOIN mailchimp_sync.audience a
 JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = f.email_hash
@@ -47,37 +48,69 @@ WHERE m.status = 'unsubscribed' AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_o
 -- those that no request under way stands against
 CREATE VIEW mailchimp_sync.carry_ready AS
 SELECT t.* FROM mailchimp_sync.carry_target t
-WHERE NOT EXISTS (SELECT FROM mailchimp_sync.busy b
+WHERE NOT t.paused AND NOT EXISTS (SELECT FROM mailchimp_sync.busy b
 	WHERE b.audience_id = t.audience_id AND b.email_hash = t.email_hash AND (NOT b.is_ghost OR t.phase = 'confirm'));
 
+/*
+ * What has come to its end. The oldest ones only: many may wait, and whoever stands behind
+ * them comes to the front.
+ */
+CREATE FUNCTION mailchimp_sync.carry_end() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.opt_out o SET carried_at = mailchimp_sync.clock(), next_attempt_at = NULL
+	WHERE o.opt_out_id = ANY (ARRAY(
+		SELECT u.opt_out_id FROM (SELECT w.opt_out_id FROM mailchimp_sync.opt_out w
+			WHERE w.carried_at IS NULL ORDER BY w.opt_out_id LIMIT 500) w
+		JOIN mailchimp_sync.opt_out u USING (opt_out_id)
+		-- OFFSET: looked at one by one, a join would look at all that wait
+		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.carry_target t
+			WHERE t.phase = 'unsubscribe' AND t.id = u.opt_out_id OFFSET 0)
+		FOR UPDATE OF u SKIP LOCKED));
+	DELETE FROM mailchimp_sync.confirmation f
+	WHERE f.confirmation_id IN (SELECT u.confirmation_id FROM mailchimp_sync.confirmation u
+		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.carry_target t
+			WHERE t.phase = 'confirm' AND t.id = u.confirmation_id)
+		FOR UPDATE OF u SKIP LOCKED)
+$$;
+
+/*
+ * Opt-outs come before all other work, but do not take all requests to themselves: there may
+ * be a hundred thousand. One by one in their order, so that a call costs what it finds; one that was refused does
+ * not stand in the way of the same one at another audience.
+ */
 CREATE FUNCTION mailchimp_sync.opt_out_next(_connection text) RETURNS SETOF mailchimp_sync.work
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '1s'
 AS $$
 BEGIN
-	-- what has come to its end
-	UPDATE mailchimp_sync.opt_out o SET carried_at = mailchimp_sync.clock(), next_attempt_at = NULL
-	WHERE o.opt_out_id IN (SELECT u.opt_out_id FROM mailchimp_sync.opt_out u
-		WHERE u.carried_at IS NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.carry_target t
-			WHERE t.phase = 'unsubscribe' AND t.id = u.opt_out_id)
-		FOR UPDATE OF u SKIP LOCKED);
-	DELETE FROM mailchimp_sync.confirmation f
-	WHERE f.confirmation_id IN (SELECT u.confirmation_id FROM mailchimp_sync.confirmation u
-		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.carry_target t
-			WHERE t.phase = 'confirm' AND t.id = u.confirmation_id)
-		FOR UPDATE OF u SKIP LOCKED);
-	-- one that was refused does not stand in the way of another audience's
+	PERFORM mailchimp_sync.carry_end();
+	IF (SELECT count(*) FROM mailchimp_sync.inflight f
+			WHERE f.connection = _connection AND f.kind = 'opt_out' AND f.doubt_at IS NULL) >= 3 THEN
+		RETURN;
+	END IF;
 	RETURN QUERY
 	SELECT _connection, 'PATCH', format('/lists/%s/members/%s', t.list_id, t.email_hash),
 		jsonb_build_object('status', CASE t.phase WHEN 'confirm' THEN 'pending' ELSE 'unsubscribed' END)::text, true,
 		t.audience_id, NULL::bigint, t.phase, ARRAY[t.source_id], ARRAY[t.contact_key], ARRAY[t.email_hash],
 		ARRAY[t.id], NULL::bytea[]
-	FROM mailchimp_sync.carry_ready t
-	LEFT JOIN mailchimp_sync.failure f ON f.work = 'leave' AND f.audience_id = t.audience_id AND f.campaign_id = 0
-		AND f.source_id = t.source_id AND f.contact_key = t.contact_key
-	WHERE t.connection = _connection AND coalesce(t.next_attempt_at <= mailchimp_sync.clock(), true)
-	ORDER BY f.last_failed_at NULLS FIRST, t.phase DESC, t.id LIMIT 1;
+	FROM (
+		(SELECT 'unsubscribe' AS phase, o.opt_out_id AS id FROM mailchimp_sync.opt_out o
+			WHERE o.carried_at IS NULL AND coalesce(o.next_attempt_at <= mailchimp_sync.clock(), true)
+			ORDER BY o.opt_out_id)
+		UNION ALL
+		SELECT 'confirm', f.confirmation_id FROM mailchimp_sync.confirmation f
+		WHERE coalesce(f.next_attempt_at <= mailchimp_sync.clock(), true)
+	) w
+	CROSS JOIN LATERAL (
+		SELECT r.* FROM mailchimp_sync.carry_ready r
+		LEFT JOIN mailchimp_sync.failure f ON f.work = 'leave' AND f.audience_id = r.audience_id AND f.campaign_id = 0
+			AND f.source_id = r.source_id AND f.contact_key = r.contact_key
+		WHERE r.phase = w.phase AND r.id = w.id AND r.connection = _connection
+		ORDER BY f.last_failed_at NULLS FIRST, r.audience_id LIMIT 1) t
+	LIMIT 1;
 END
 $$;
 
@@ -85,9 +118,13 @@ CREATE FUNCTION mailchimp_sync.opt_out_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(coalesce(t.next_attempt_at, mailchimp_sync.clock()))
-	FROM mailchimp_sync.usable_connection u
-	JOIN mailchimp_sync.carry_ready t USING (connection)
+	SELECT least(
+		(SELECT mailchimp_sync.clock() FROM mailchimp_sync.carry_ready t
+			JOIN mailchimp_sync.usable_connection u USING (connection)
+			WHERE coalesce(t.next_attempt_at <= mailchimp_sync.clock(), true) LIMIT 1),
+		(SELECT min(t.next_attempt_at) FROM mailchimp_sync.carry_ready t
+			JOIN mailchimp_sync.usable_connection u USING (connection)
+			WHERE t.next_attempt_at > mailchimp_sync.clock()))
 $$;
 
 -- Mailchimp has the address with that status now; null: it does not have it
@@ -103,11 +140,16 @@ BEGIN
 	_w := mailchimp_sync.work_of(_inflight_id);
 	SELECT max(f.ghost_until) INTO _ghost FROM mailchimp_sync.inflight f
 	JOIN mailchimp_sync.busy b USING (inflight_id)
-	WHERE b.audience_id = _w.audience_id AND b.email_hash = _w.email_hashes[1] AND b.is_ghost;
-	IF _status IS NULL AND _ghost IS NOT NULL THEN
-		-- not there yet: a push that may still land would bring it
+	WHERE b.audience_id = _w.audience_id AND b.email_hash = _w.email_hashes[1] AND b.is_ghost
+		AND (f.kind IN ('push', 'rename') OR f.phase = 'confirm');
+	IF _w.phase = 'unsubscribe' AND _ghost IS NOT NULL THEN
+		-- a push that may still land would bring it, or bring it back
 		UPDATE mailchimp_sync.opt_out SET next_attempt_at = _ghost WHERE opt_out_id = _w.versions[1];
 		RETURN;
+	END IF;
+	IF coalesce(_status, 'archived') = 'archived' THEN
+		UPDATE mailchimp_sync.contact SET member_hash = NULL, sent_hash = NULL
+		WHERE audience_id = _w.audience_id AND member_hash = _w.email_hashes[1];
 	END IF;
 	INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, read_at)
 	SELECT _w.audience_id, _w.email_hashes[1], t.email, _status, true, mailchimp_sync.clock()

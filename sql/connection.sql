@@ -548,6 +548,9 @@ BEGIN
 		-- what the other one has sent since, nobody knows here: all that should be at Mailchimp is sent once more
 		IF NOT mailchimp_sync.is_home() THEN
 			UPDATE mailchimp_sync.contact c SET sent_hash = NULL WHERE c.sent_hash IS NOT NULL;
+			-- nor who has left: that is read before anything is sent (sending_audiences)
+			UPDATE mailchimp_sync.audience a SET read_at = NULL WHERE a.read_at IS NOT NULL;
+			PERFORM mailchimp_sync.campaigns_restored();
 		END IF;
 		PERFORM mailchimp_sync.stamp_home(true);
 		PERFORM mailchimp_sync.compare_connection(NULL);

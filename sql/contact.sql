@@ -142,6 +142,7 @@ FROM mailchimp_sync.member m
 JOIN mailchimp_sync.audience a USING (audience_id)
 JOIN mailchimp_sync.permitted_connection p USING (connection)
 LEFT JOIN mailchimp_sync.contact c ON c.audience_id = m.audience_id AND c.member_hash = m.email_hash
-LEFT JOIN mailchimp_sync.source s USING (source_id);
+LEFT JOIN mailchimp_sync.source s USING (source_id)
+WHERE m.status IS NOT NULL;
 COMMENT ON VIEW @extschema@.mc_member IS
 	'the members of the audiences'' lists as Mailchimp last showed them, with the contact that stands behind each';

@@ -118,6 +118,21 @@ AS $$
 		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)
 		WHERE f.work = 'push' AND f.audience_id = _audience_id AND f.source_id = _source_id
 			AND f.contact_key = d.contact_key AND d.state NOT IN ('refused', 'pending')
+	), untold AS (
+		-- who opted out before the audience had such a contact may be a member of its list
+		UPDATE mailchimp_sync.opt_out o SET carried_at = NULL
+		WHERE o.opt_out_id IN (
+			SELECT u.opt_out_id FROM desired d JOIN stored s USING (contact_key)
+			CROSS JOIN LATERAL (
+				SELECT x.opt_out_id FROM mailchimp_sync.opt_out x
+				WHERE x.source_id = _source_id AND x.contact_key = d.contact_key
+				UNION ALL
+				SELECT x.opt_out_id FROM mailchimp_sync.opt_out x WHERE x.email_hash = d.email_hash) AS y
+			JOIN mailchimp_sync.opt_out u USING (opt_out_id)
+			WHERE d.state = 'opted_out' AND u.carried_at IS NOT NULL
+				AND NOT EXISTS (SELECT FROM mailchimp_sync.member m
+					WHERE m.audience_id = _audience_id AND m.email_hash = d.email_hash)
+			FOR UPDATE OF u SKIP LOCKED)
 	)
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)
 	SELECT DISTINCT c.source_id, c.contact_key

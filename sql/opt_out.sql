@@ -163,7 +163,7 @@ $$;
 
 /*
  * Out of the group: the contact itself and the address alone, not other contacts with that address, who said so
- * themselves. What still blocks the address is told.
+ * themselves, unless their source is gone. What still blocks the address is told.
  */
 CREATE FUNCTION mailchimp_sync.opt_out_remove(_source_id integer, _contact_key text, _email text,
 	_confirm boolean, _by text) RETURNS boolean
@@ -182,7 +182,7 @@ BEGIN
 	WITH gone AS (
 		DELETE FROM mailchimp_sync.opt_out o
 		WHERE (o.source_id = _source_id AND o.contact_key = _contact_key)
-			OR (o.source_id IS NULL AND o.email_hash = _hash)
+			OR (o.email_hash = _hash AND NOT EXISTS (SELECT FROM mailchimp_sync.source s WHERE s.source_id = o.source_id))
 		RETURNING o.*
 	), logged AS (
 		INSERT INTO mailchimp_sync.opt_out_log (logged_at, joined, source_id, contact_key, email, origin, reason, actor)

@@ -26,6 +26,9 @@ CREATE TABLE mailchimp_sync.reading (
 CREATE VIEW mailchimp_sync.read_ready AS
 SELECT a.connection, a.audience_id, a.list_id, greatest(a.next_attempt_at, CASE
 		WHEN r.audience_id IS NOT NULL THEN coalesce(r.next_attempt_at, mailchimp_sync.clock())
+		-- a copy has to know who has left meanwhile before it sends anything
+		WHEN a.read_at IS NULL AND a.active_since < (SELECT h.stamped_at FROM mailchimp_sync.home h)
+			THEN mailchimp_sync.clock()
 		ELSE coalesce(a.read_at, a.active_since) + a.read_every END) AS at
 FROM mailchimp_sync.audience a
 LEFT JOIN mailchimp_sync.reading r USING (audience_id)

@@ -27,9 +27,11 @@ CREATE TABLE mailchimp_sync.recipient (
 );
 CREATE INDEX recipient_email_hash ON mailchimp_sync.recipient (campaign_id, email_hash);
 CREATE INDEX recipient_contact ON mailchimp_sync.recipient (source_id, contact_key);
--- who has to leave a segment
+-- who has to leave a segment, and who has to come into it
 CREATE INDEX recipient_leaving ON mailchimp_sync.recipient (campaign_id)
-	WHERE status = 'skipped' AND segment_email IS NOT NULL;
+	WHERE segment_email IS NOT NULL AND (status = 'skipped' OR lower(btrim(segment_email)) <> lower(btrim(email)));
+CREATE INDEX recipient_coming ON mailchimp_sync.recipient (campaign_id, source_id, contact_key)
+	WHERE status = 'pending' AND NOT filled;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.recipient', '');
 
 /*

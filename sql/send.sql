@@ -20,6 +20,11 @@
  *	- An old request that lands late: no request that changes something leaves
  *	  while another one of the campaign may still land, so that nobody who was taken out of
  *	  the segment is put back behind our back.
+ *	- A copy of a database that was told to go on (mc_resume): its original may have
+ *	  gone any part of the way since. Before anything else the campaign and its segment are looked for at
+ *	  Mailchimp, once more when no request of the original can land any more; what was sent is adopted, what was
+ *	  not is taken over, with an empty segment. The same where files were taken back to an earlier state, which
+ *	  nothing in them tells: the campaign is found there before it was made.
  *	- People who hold rows of a campaign in an open transaction (they opted somebody out, say): the engine waits for a
  *	  second at most, and goes on with others.
  */
@@ -42,9 +47,9 @@ AS $$
 		('segment',			false,	'remove',			'find_segment'),
 		('find_segment',	false,	'remove',			NULL),
 		('remove',			false,	'fill',				NULL),
-		('fill',			false,	'create',			NULL),
+		('fill',			false,	'find_campaign',	NULL),
 		('create',			false,	'settings',			'find_campaign'),
-		('find_campaign',	false,	'settings',			NULL),
+		('find_campaign',	false,	'create',			NULL),
 		('settings',		false,	'content',			NULL),
 		('content',			false,	'count',			NULL),
 		('count',			false,	'checklist',		NULL),
@@ -60,7 +65,11 @@ AS $$
 		('recall',			false,	'drop_campaign',	NULL),
 		('drop_campaign',	false,	'drop_segment',		NULL),
 		('drop_segment',	false,	'gone',				NULL),
-		('gone',			true,	NULL,				NULL)
+		('gone',			true,	NULL,				NULL),
+		-- after a restore: find_segment, find_campaign, look, and from there on
+		('trace',			true,	'find_segment',		NULL),
+		('renew',			false,	'decide',			NULL),
+		('sent_to',			false,	NULL,				NULL)
 $$;
 
 CREATE FUNCTION mailchimp_sync.campaign_look(_step text) RETURNS text
@@ -83,7 +92,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.campaign c SET
 		step = CASE WHEN c.goal IN ('cancel', 'delete')
-				AND n.step NOT IN ('recall', 'drop_campaign', 'drop_segment', 'gone') THEN 'recall'
+				AND n.step NOT IN ('recall', 'drop_campaign', 'drop_segment', 'gone')
+				AND NOT (c.restored_at IS NOT NULL AND n.step IN ('trace', 'find_segment', 'find_campaign', 'look')) THEN 'recall'
 			WHEN c.goal IS NOT NULL THEN n.step END,
 		cursor = NULL, begun_at = NULL, attempts = 0, last_error = NULL,
 		next_attempt_at = mailchimp_sync.clock() + _pause
@@ -93,15 +103,15 @@ AS $$
 	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'campaign' AND f.campaign_id = _campaign_id;
 $$;
 
--- the step is not done: again after a pause, which grows by itself up to a limit
+-- the step is not done: again after a pause, which doubles up to a limit
 CREATE FUNCTION mailchimp_sync.campaign_stay(_campaign_id bigint, _why text, _cursor text DEFAULT NULL,
-	_limit interval DEFAULT '30 seconds') RETURNS void
+	_limit interval DEFAULT '30 seconds', _first interval DEFAULT '1 second') RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.campaign c SET attempts = c.attempts + 1, last_error = _why, cursor = _cursor,
 		next_attempt_at = mailchimp_sync.clock()
-			+ least(_limit, 2 ^ least(c.attempts, 10) * interval '1 second')
+			+ least(_limit, 2 ^ least(c.attempts, 10) * _first)
 	WHERE c.campaign_id = _campaign_id
 $$;
 
@@ -215,20 +225,30 @@ $$;
 
 -- who is to be mailed and is not in the audience is put in by hand
 CREATE FUNCTION mailchimp_sync.step_join(_c mailchimp_sync.campaign) RETURNS boolean
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE mailchimp_sync.campaign SET count_since = mailchimp_sync.clock() WHERE campaign_id = _c.campaign_id;
+DECLARE
+	_page	record;
+BEGIN
+	IF _c.cursor IS NULL THEN
+		UPDATE mailchimp_sync.campaign SET count_since = mailchimp_sync.clock() WHERE campaign_id = _c.campaign_id;
+	END IF;
+	_page := mailchimp_sync.campaign_page(_c, '{pending}');
+	IF _page.keys IS NULL THEN
+		RETURN true;
+	END IF;
 	INSERT INTO mailchimp_sync.hand (audience_id, source_id, contact_key, inside, put_by, put_at)
-	SELECT _c.audience_id, r.source_id, r.contact_key, true, format('campaign %s', _c.campaign_id), mailchimp_sync.clock()
-	FROM mailchimp_sync.recipient r
+	SELECT _c.audience_id, _page.source_id, k.contact_key, true, format('campaign %s', _c.campaign_id), mailchimp_sync.clock()
+	FROM unnest(_page.keys) AS k(contact_key)
 	JOIN mailchimp_sync.audience a ON a.audience_id = _c.audience_id AND a.recipients = 'join'
-	WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending' AND r.source_id > 0
-		AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c
-			WHERE c.audience_id = _c.audience_id AND c.source_id = r.source_id AND c.contact_key = r.contact_key
-				AND c.state <> 'outside')
+	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _c.audience_id AND c.source_id = _page.source_id
+			AND c.contact_key = k.contact_key COLLATE "C" AND c.state <> 'outside')
 	ON CONFLICT DO NOTHING;
-	SELECT true;
+	PERFORM mailchimp_sync.campaign_continue(_c.campaign_id, _page.cursor);
+	RETURN false;
+END
 $$;
 
 /*
@@ -264,15 +284,22 @@ AS $$
 $$;
 
 CREATE FUNCTION mailchimp_sync.step_recheck(_c mailchimp_sync.campaign) RETURNS boolean
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT mailchimp_sync.step_fold(_c)
+BEGIN
+	IF NOT mailchimp_sync.step_fold(_c) THEN
+		RETURN false;
+	END IF;
+	UPDATE mailchimp_sync.campaign SET rechecked_at = mailchimp_sync.clock() WHERE campaign_id = _c.campaign_id;
+	RETURN true;
+END
 $$;
 
--- why a recipient cannot be mailed, by the state of its contact and member; null: it can, or will be able to
-CREATE FUNCTION mailchimp_sync.recipient_obstacles(_c mailchimp_sync.campaign, OUT source_id integer,
-	OUT contact_key text, OUT skip_reason text, OUT detail text, OUT email text, OUT email_hash text, OUT waits boolean)
+-- why recipients cannot be mailed, by the state of their contacts and members; null: they can, or will be able to
+CREATE FUNCTION mailchimp_sync.recipient_obstacles(_c mailchimp_sync.campaign, _source_id integer, _keys text[],
+	OUT source_id integer, OUT contact_key text, OUT skip_reason text, OUT detail text, OUT email text,
+	OUT email_hash text, OUT waits boolean)
 RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -285,7 +312,9 @@ AS $$
 				'invalid_email') THEN c.detail END,
 		c.email, c.email_hash,
 		v.skip_reason IS NULL AND (c.state <> 'in_sync' OR m.status IS NULL)
-	FROM mailchimp_sync.recipient r
+	FROM unnest(_keys) AS k(contact_key)
+	JOIN mailchimp_sync.recipient r ON r.campaign_id = _c.campaign_id AND r.source_id = _source_id
+		AND r.contact_key = k.contact_key COLLATE "C"
 	LEFT JOIN mailchimp_sync.contact c ON c.audience_id = _c.audience_id AND c.source_id = r.source_id
 		AND c.contact_key = r.contact_key
 	LEFT JOIN mailchimp_sync.member m ON m.audience_id = _c.audience_id AND m.email_hash = c.email_hash
@@ -302,16 +331,17 @@ AS $$
 		WHEN m.status = 'pending' THEN 'unsubscribed'
 		ELSE mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
 	END AS skip_reason) v
-	WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending' AND r.source_id > 0
+	WHERE r.status = 'pending'
 $$;
 
 -- recipients that cannot be mailed are skipped; returns how many are waited for
-CREATE FUNCTION mailchimp_sync.settle_recipients(_c mailchimp_sync.campaign) RETURNS bigint
+CREATE FUNCTION mailchimp_sync.settle_recipients(_c mailchimp_sync.campaign, _source_id integer, _keys text[])
+RETURNS bigint
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH obstacle AS MATERIALIZED (
-		SELECT * FROM mailchimp_sync.recipient_obstacles(_c)
+		SELECT * FROM mailchimp_sync.recipient_obstacles(_c, _source_id, _keys)
 	), settled AS (
 		UPDATE mailchimp_sync.recipient r SET email = coalesce(o.email, r.email),
 			email_hash = CASE WHEN o.email IS NULL THEN r.email_hash ELSE o.email_hash END,
@@ -324,6 +354,23 @@ AS $$
 	SELECT count(*) FROM obstacle o WHERE o.waits
 $$;
 
+CREATE FUNCTION mailchimp_sync.settle_all(_c mailchimp_sync.campaign) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_page	record;
+BEGIN
+	_c.cursor := NULL;
+	LOOP
+		_page := mailchimp_sync.campaign_page(_c, '{pending}');
+		EXIT WHEN _page.keys IS NULL;
+		PERFORM mailchimp_sync.settle_recipients(_c, _page.source_id, _page.keys);
+		_c.cursor := _page.cursor;
+	END LOOP;
+END
+$$;
+
 /*
  * Waits until everybody's data is at Mailchimp. One contact that does not get
  * there stops the others for an hour at most.
@@ -333,19 +380,26 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_waiting	bigint := mailchimp_sync.settle_recipients(_c);
+	_page		record;
+	_waiting	bigint;
 BEGIN
+	_page := mailchimp_sync.campaign_page(_c, '{pending}');
+	IF _page.keys IS NULL THEN
+		RETURN true;
+	END IF;
+	_waiting := mailchimp_sync.settle_recipients(_c, _page.source_id, _page.keys);
 	IF _waiting > 0 AND mailchimp_sync.clock() < _c.count_since + interval '1 hour' THEN
-		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id,
-			format('waiting until %s contacts are up to date at Mailchimp', _waiting), NULL, '4 seconds');
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'waiting until its contacts are up to date at Mailchimp',
+			_c.cursor, '2 seconds', '100 milliseconds');
 		RETURN false;
 	END IF;
 	UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'refused',
 		detail = 'could not be brought up to date at Mailchimp within an hour'
-	FROM mailchimp_sync.recipient_obstacles(_c) o
+	FROM mailchimp_sync.recipient_obstacles(_c, _page.source_id, _page.keys) o
 	WHERE _waiting > 0 AND o.waits
 		AND r.campaign_id = _c.campaign_id AND r.source_id = o.source_id AND r.contact_key = o.contact_key;
-	RETURN true;
+	PERFORM mailchimp_sync.campaign_continue(_c.campaign_id, _page.cursor);
+	RETURN false;
 END
 $$;
 
@@ -404,11 +458,11 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	-- the lock first: whoever opts out shall find no row of ours in the way
+	-- what takes its time comes before the lock, for which new opt-outs wait; these pass by rows that we hold
+	PERFORM mailchimp_sync.settle_all(_c);
 	IF NOT mailchimp_sync.fix_recipients(_c) THEN
 		RETURN false;
 	END IF;
-	PERFORM mailchimp_sync.settle_recipients(_c);
 	PERFORM mailchimp_sync.segment_changed(_c.campaign_id);
 	PERFORM mailchimp_sync.decide_duplicates(_c, ARRAY(SELECT r.email_hash FROM mailchimp_sync.recipient r
 		WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending' GROUP BY r.email_hash HAVING count(*) > 1));
@@ -451,9 +505,31 @@ CREATE FUNCTION mailchimp_sync.step_gone(_c mailchimp_sync.campaign) RETURNS boo
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE mailchimp_sync.campaign SET goal = NULL, next_poll_at = NULL,
+	UPDATE mailchimp_sync.campaign SET goal = NULL, next_poll_at = NULL, restored_at = NULL,
 		status = mailchimp_sync.campaign_leads_to('end ' || _c.goal, _c.status)
 	WHERE campaign_id = _c.campaign_id;
+	SELECT true;
+$$;
+
+/* ---- after a restore ---- */
+
+-- mc_resume in a copy: what became of campaigns that are not over here is to be found out before anything is done with them
+CREATE FUNCTION mailchimp_sync.campaigns_restored() RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.campaign c SET restored_at = mailchimp_sync.clock(), begun_at = NULL, cursor = NULL, attempts = 0,
+		next_attempt_at = NULL, step = CASE WHEN c.goal IS NOT NULL THEN 'trace' END
+	WHERE c.origin = 'local' AND c.status IN ('draft', 'preparing', 'prepared', 'scheduled', 'sending', 'failed')
+$$;
+
+-- a search begins; one that begins when nothing of the other database's can land any more is the last one
+CREATE FUNCTION mailchimp_sync.step_trace(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.campaign SET restored_at = '-infinity'
+	WHERE campaign_id = _c.campaign_id AND restored_at + mailchimp_sync.ghost_life() <= mailchimp_sync.clock();
 	SELECT true;
 $$;
 
@@ -467,32 +543,52 @@ AS $$
 	SELECT c.campaign_id, s.step, coalesce(c.next_attempt_at, mailchimp_sync.clock())
 	FROM mailchimp_sync.usable_connection u
 	JOIN (
-		SELECT o.campaign_id, o.connection, o.next_attempt_at, o.step FROM mailchimp_sync.campaign o WHERE o.goal IS NOT NULL
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, o.step
+		FROM mailchimp_sync.campaign o WHERE o.goal IS NOT NULL
 		UNION ALL
 		-- who opted out leaves the segment of a prepared campaign at once (D12)
-		SELECT o.campaign_id, o.connection, o.next_attempt_at, 'remove' FROM mailchimp_sync.campaign o
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, 'remove'
+		FROM mailchimp_sync.campaign o
 		WHERE o.status = 'prepared' AND o.goal IS NULL AND EXISTS (SELECT FROM mailchimp_sync.recipient r
 			WHERE r.campaign_id = o.campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL)
 	) c USING (connection)
 	JOIN mailchimp_sync.campaign_steps() s ON s.step = c.step AND s.is_local = _is_local
 	WHERE (_connection IS NULL OR c.connection = _connection)
+		-- what has left already is seen to its end
+		AND (c.status = 'sending' OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a
+			WHERE a.audience_id = c.audience_id AND a.paused))
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 			WHERE f.kind = 'campaign' AND f.campaign_id = c.campaign_id AND f.doubt_at IS NULL)
 	ORDER BY 3, 1
 $$;
 
-/*
- * One step in the database of one campaign. What goes wrong is noted with that
- * campaign and does not stop the others.
- */
-CREATE FUNCTION mailchimp_sync.campaign_step() RETURNS bigint
+-- a step in the database; what goes wrong is noted with the campaign and does not stop the others
+CREATE FUNCTION mailchimp_sync.do_campaign_step(_c mailchimp_sync.campaign) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '1s'
 AS $$
 DECLARE
-	_c		mailchimp_sync.campaign;
 	_done	boolean;
+BEGIN
+	EXECUTE format('SELECT mailchimp_sync.%I($1)', 'step_' || _c.step) INTO _done USING _c;
+	IF _done THEN
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id);
+	END IF;
+EXCEPTION WHEN lock_not_available THEN
+	PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, coalesce(mailchimp_sync.opting_out(), SQLERRM), _c.cursor);
+WHEN OTHERS THEN
+	PERFORM mailchimp_sync.campaign_trouble(_c.campaign_id, _c.step, _c.cursor, SQLERRM);
+END
+$$;
+
+-- one step in the database of one campaign
+CREATE FUNCTION mailchimp_sync.campaign_step() RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign;
 BEGIN
 	SELECT c.* INTO _c
 	FROM mailchimp_sync.campaign_ready(NULL, true) r
@@ -503,16 +599,7 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN 0;
 	END IF;
-	BEGIN
-		EXECUTE format('SELECT mailchimp_sync.%I($1)', 'step_' || _c.step) INTO _done USING _c;
-		IF _done THEN
-			PERFORM mailchimp_sync.campaign_go(_c.campaign_id);
-		END IF;
-	EXCEPTION WHEN lock_not_available THEN
-		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, coalesce(mailchimp_sync.opting_out(), SQLERRM), _c.cursor);
-	WHEN OTHERS THEN
-		PERFORM mailchimp_sync.campaign_trouble(_c.campaign_id, _c.step, _c.cursor, SQLERRM);
-	END;
+	PERFORM mailchimp_sync.do_campaign_step(_c);
 	RETURN 1;
 END
 $$;
@@ -554,10 +641,14 @@ BEGIN
 		EXIT WHEN _ask.method IS NOT NULL OR _ask.elsewhere = '';
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, coalesce(_ask.elsewhere,
 			(SELECT s.next FROM mailchimp_sync.campaign_steps() s WHERE s.step = _step)));
-		SELECT c.step INTO _step FROM mailchimp_sync.campaign c
-		JOIN mailchimp_sync.campaign_steps() s USING (step)
-		WHERE c.campaign_id = _campaign_id AND NOT s.is_local;
-		EXIT WHEN NOT FOUND;
+		SELECT c.* INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id;
+		_step := _c.step;
+		IF EXISTS (SELECT FROM mailchimp_sync.campaign_steps() s WHERE s.step = _step AND s.is_local) THEN
+			-- at once: an engine that found nothing to ask would look at it again after a while only
+			PERFORM mailchimp_sync.do_campaign_step(_c);
+			RETURN NULL;
+		END IF;
+		EXIT WHEN _step IS NULL;
 	END LOOP;
 	_ghost := CASE WHEN _ask.method <> 'GET' THEN mailchimp_sync.campaign_ghost(_campaign_id, _step) END;
 	IF _ghost IS NOT NULL THEN
@@ -630,7 +721,9 @@ $$;
  * No usable answer. Not sent or refused: nothing happened, again later. An
  * answer that is about Mailchimp's health or ours: most probably nothing happened, but who must not
  * repeat looks first. Doubt, or an answer that could not be applied: begun_at
- * stays. A campaign whose row somebody holds is left as it is, which is the same as doubt.
+ * stays, and so it does where it was the look at an earlier request that came to nothing. A
+ * campaign that was about to be sent may wait for long now, so its recipients are looked at
+ * once more. A campaign whose row somebody holds is left as it is, which is the same as doubt.
  */
 CREATE FUNCTION mailchimp_sync.campaign_failed(_inflight_id bigint, _outcome text, _title text, _detail text,
 	_retry_at timestamptz)
@@ -639,12 +732,15 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_id		bigint;
-	_wait	timestamptz;
+	_id			bigint;
+	_wait		timestamptz;
+	_writes		boolean;
+	_unsent		boolean;
 BEGIN
 	SELECT c.campaign_id, greatest(_retry_at, mailchimp_sync.clock()
-			+ least(300, 2 ^ least(c.attempts, 10)) * interval '1 second')
-	INTO _id, _wait
+			+ least(300, 2 ^ least(c.attempts, 10)) * interval '1 second'), f.writes,
+		f.phase = 'send' AND _outcome = 'not_sent'
+	INTO _id, _wait, _writes, _unsent
 	FROM mailchimp_sync.inflight f
 	JOIN mailchimp_sync.campaign c ON c.campaign_id = f.campaign_id
 	WHERE f.inflight_id = _inflight_id FOR NO KEY UPDATE OF c SKIP LOCKED;
@@ -653,9 +749,12 @@ BEGIN
 	END IF;
 	UPDATE mailchimp_sync.campaign c SET attempts = c.attempts + 1, next_attempt_at = _wait,
 		last_error = concat_ws(': ', _title, _detail),
-		begun_at = CASE WHEN c.begun_at IS NULL OR _outcome = 'not_sent' THEN NULL
+		begun_at = CASE WHEN c.begun_at IS NULL OR NOT _writes THEN c.begun_at
+			WHEN _outcome = 'not_sent' THEN NULL
 			WHEN _outcome IN ('refused', 'answered') THEN '-infinity'
-			ELSE c.begun_at END
+			ELSE c.begun_at END,
+		status = CASE WHEN _unsent THEN mailchimp_sync.campaign_leads_to('stay', c.status) ELSE c.status END,
+		step = CASE WHEN _unsent THEN 'recheck' ELSE c.step END
 	WHERE c.campaign_id = _id;
 	PERFORM mailchimp_sync.note_campaign_failure(_id, _title, _detail, _wait);
 END

@@ -31,6 +31,23 @@ AS $$
 			_c.begun_at + mailchimp_sync.ghost_life() - mailchimp_sync.clock())))
 $$;
 
+-- the next page of a search; what is in doubt stays so
+CREATE FUNCTION mailchimp_sync.campaign_look_on(_c mailchimp_sync.campaign, _rows integer) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.campaign SET cursor = coalesce(_c.cursor::integer, 0) + _rows, next_attempt_at = NULL
+	WHERE campaign_id = _c.campaign_id
+$$;
+
+-- by it we know again what is ours, also when people have changed the rest of the name
+CREATE FUNCTION mailchimp_sync.bears_marker(_name text, _marker text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT strpos(_name, format('[%s]', _marker)) > 0
+$$;
+
 CREATE FUNCTION mailchimp_sync.segment_done(_campaign_id bigint, _segment_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -52,12 +69,17 @@ SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_c		mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
-	_found	bigint := _ids[array_position(_names, mailchimp_sync.marked_name(_c))]::bigint;
+	_found	bigint;
 BEGIN
-	IF _found IS NOT NULL THEN
+	SELECT f.id::bigint INTO _found FROM unnest(_ids, _names) AS f(id, name)
+	WHERE mailchimp_sync.bears_marker(f.name, _c.marker) LIMIT 1;
+	IF _found IS NULL AND cardinality(_ids) >= 1000 THEN
+		PERFORM mailchimp_sync.campaign_look_on(_c, 1000);
+	ELSIF _c.restored_at IS NOT NULL THEN
+		UPDATE mailchimp_sync.campaign SET segment_id = coalesce(_found, segment_id) WHERE campaign_id = _campaign_id;
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'find_campaign');
+	ELSIF _found IS NOT NULL THEN
 		PERFORM mailchimp_sync.segment_done(_campaign_id, _found);
-	ELSIF cardinality(_ids) >= 1000 THEN
-		UPDATE mailchimp_sync.campaign SET cursor = coalesce(_c.cursor::integer, 0) + 1000 WHERE campaign_id = _campaign_id;
 	ELSIF mailchimp_sync.doubt_is_over(_c, _looked_at) THEN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'segment');
 	ELSE
@@ -149,17 +171,40 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.find_campaign_done(_campaign_id bigint, _looked_at timestamptz, _ids text[],
-	_web_ids text[], _titles text[]) RETURNS void
+	_web_ids text[], _statuses text[], _titles text[], _segment_ids text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '1s'
 AS $$
 DECLARE
-	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
-	_at	integer := array_position(_titles, mailchimp_sync.marked_name(_c));
+	_c		mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+	_found	record;
 BEGIN
-	IF _at IS NOT NULL THEN
-		PERFORM mailchimp_sync.create_done(_campaign_id, _ids[_at], _web_ids[_at]::bigint);
+	-- what people replicated from it is younger; what was sent to its segment is ours, whatever title somebody gave it
+	SELECT f.* INTO _found
+	FROM unnest(_ids, _web_ids, _statuses, _titles, _segment_ids) WITH ORDINALITY
+		AS f(id, web_id, status, title, segment_id, position)
+	WHERE mailchimp_sync.bears_marker(f.title, _c.marker)
+		OR (f.segment_id = _c.segment_id::text AND f.status IN ('sending', 'sent'))
+	ORDER BY f.position DESC LIMIT 1;
+	IF _found.id IS NULL AND cardinality(_ids) >= 1000 THEN
+		PERFORM mailchimp_sync.campaign_look_on(_c, 1000);
+	ELSIF _c.restored_at IS NOT NULL THEN
+		UPDATE mailchimp_sync.campaign SET mailchimp_id = _found.id, web_id = _found.web_id::bigint
+		WHERE campaign_id = _campaign_id RETURNING * INTO _c;
+		IF _found.id IS NOT NULL THEN
+			PERFORM mailchimp_sync.campaign_go(_campaign_id, 'look');
+		ELSE
+			PERFORM mailchimp_sync.campaign_traced(_c, NULL);
+		END IF;
+	ELSIF _c.begun_at IS NULL AND _found.id IS NOT NULL THEN
+		-- not by us, as far as we know: this database was taken back to an earlier state
+		UPDATE mailchimp_sync.campaign SET restored_at = mailchimp_sync.clock() WHERE campaign_id = _campaign_id;
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'trace');
+	ELSIF _c.begun_at IS NULL THEN
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'create');
+	ELSIF _found.id IS NOT NULL THEN
+		PERFORM mailchimp_sync.create_done(_campaign_id, _found.id, _found.web_id::bigint);
 	ELSIF mailchimp_sync.doubt_is_over(_c, _looked_at) THEN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'create');
 	ELSE
@@ -198,7 +243,7 @@ $$;
  * is: one that Mailchimp is sending or has sent is on its way, whoever did that.
  */
 CREATE FUNCTION mailchimp_sync.look_done(_campaign_id bigint, _step text, _looked_at timestamptz, _status text,
-	_count bigint, _archive_url text, _emails_sent bigint, _send_time text) RETURNS void
+	_count bigint, _archive_url text, _emails_sent bigint, _send_time text, _template_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '1s'
@@ -214,6 +259,9 @@ BEGIN
 		PERFORM mailchimp_sync.campaign_leaving(_c);
 	ELSIF _step = 'recall' THEN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'drop_campaign');
+	ELSIF _step = 'look' AND _c.restored_at IS NOT NULL
+			AND (_status IN ('save', 'paused') OR _c.goal IN ('cancel', 'delete')) THEN
+		PERFORM mailchimp_sync.campaign_traced(_c, _template_id);
 	ELSIF _status NOT IN ('save', 'paused') THEN
 		PERFORM mailchimp_sync.campaign_fail(_campaign_id, 'changed at Mailchimp', format('it is "%s" there', _status));
 	ELSIF _step = 'count' THEN
@@ -236,9 +284,9 @@ BEGIN
 	WHERE campaign_id = _c.campaign_id;
 	PERFORM mailchimp_sync.forget_ghosts(_c.campaign_id, 'send');
 	IF _c.step = 'sent' THEN
-		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, NULL);
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, NULL, _first => '250 milliseconds');
 	ELSE
-		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'sent', '1 second');
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'sent', '250 milliseconds');
 	END IF;
 END
 $$;
@@ -249,14 +297,15 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	-- after a restore it is Mailchimp that knows to whom
 	UPDATE mailchimp_sync.recipient SET status = 'sent'
-	WHERE campaign_id = _c.campaign_id AND status = 'pending' AND filled;
+	WHERE campaign_id = _c.campaign_id AND status = 'pending' AND filled AND _c.restored_at IS NULL;
 	PERFORM mailchimp_sync.forget_ghosts(_c.campaign_id, 'send');
-	UPDATE mailchimp_sync.campaign SET status = coalesce(mailchimp_sync.campaign_leads_to('end', _c.status), 'sent'), goal = NULL,
-		emails_sent = _emails_sent, sent_at = coalesce(_sent_at, mailchimp_sync.clock()),
+	UPDATE mailchimp_sync.campaign SET status = coalesce(mailchimp_sync.campaign_leads_to('end', _c.status), 'sent'),
+		goal = CASE WHEN _c.restored_at IS NOT NULL THEN 'send' END, emails_sent = _emails_sent, sent_at = coalesce(_sent_at, mailchimp_sync.clock()),
 		next_poll_at = mailchimp_sync.clock()
 	WHERE campaign_id = _c.campaign_id;
-	PERFORM mailchimp_sync.campaign_go(_c.campaign_id);
+	PERFORM mailchimp_sync.campaign_go(_c.campaign_id, CASE WHEN _c.restored_at IS NOT NULL THEN 'sent_to' END);
 END
 $$;
 
@@ -282,8 +331,9 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF _c.attempts < 20 THEN
-		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'Mailchimp has the order to send it and has not begun yet');
+	IF _c.attempts < 22 THEN
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'Mailchimp has the order to send it and has not begun yet',
+			_first => '250 milliseconds');
 	ELSE
 		PERFORM mailchimp_sync.campaign_fail(_c.campaign_id, 'not sent', 'Mailchimp took the order to send it and did not begin');
 	END IF;
@@ -312,7 +362,7 @@ BEGIN
 		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'walk');
 	ELSE
 		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id,
-			format('Mailchimp counts %s of %s recipients', _count, _c.segment_expected));
+			format('Mailchimp counts %s of %s recipients', _count, _c.segment_expected), _first => '250 milliseconds');
 	END IF;
 END
 $$;
@@ -383,6 +433,107 @@ BEGIN
 END
 $$;
 
+/* ---- after a restore ---- */
+
+/*
+ * The search is over and found nothing that was sent. If something could still land while it went on,
+ * it is made once more. Then what there is is taken over; the people there are none of ours.
+ */
+CREATE FUNCTION mailchimp_sync.campaign_traced(_c mailchimp_sync.campaign, _template_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF _c.restored_at > '-infinity' THEN
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'trace',
+			_c.restored_at + mailchimp_sync.ghost_life() - mailchimp_sync.clock());
+		UPDATE mailchimp_sync.campaign SET
+			last_error = 'waiting until requests of the database that this is a copy of can no longer arrive at Mailchimp'
+		WHERE campaign_id = _c.campaign_id;
+		RETURN;
+	END IF;
+	UPDATE mailchimp_sync.campaign c SET status = coalesce(mailchimp_sync.campaign_leads_to('stay', c.status), c.status),
+		fixed_at = NULL, altered = c.mailchimp_id IS NOT NULL,
+		content_at = coalesce(c.content_at, CASE WHEN _template_id = c.template_id THEN mailchimp_sync.clock() END)
+	WHERE c.campaign_id = _c.campaign_id;
+	IF _c.goal IN ('cancel', 'delete') THEN
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'recall');
+	ELSIF _c.segment_id IS NULL THEN
+		PERFORM mailchimp_sync.campaign_taken_over(_c.campaign_id);
+	ELSE
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'renew');
+	END IF;
+END
+$$;
+
+-- nobody is in its segment, and it goes its way from the start
+CREATE FUNCTION mailchimp_sync.campaign_taken_over(_campaign_id bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.recipient SET segment_email = NULL, filled = false
+	WHERE campaign_id = _campaign_id AND (segment_email IS NOT NULL OR filled);
+	UPDATE mailchimp_sync.campaign SET restored_at = NULL WHERE campaign_id = _campaign_id;
+	SELECT mailchimp_sync.segment_changed(_campaign_id);
+	SELECT mailchimp_sync.campaign_go(_campaign_id, 'decide');
+$$;
+
+CREATE FUNCTION mailchimp_sync.renew_done(_campaign_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
+	PERFORM mailchimp_sync.campaign_taken_over(_campaign_id);
+END
+$$;
+
+/*
+ * A page of those who were sent it by the database that this is a copy of, whatever is known of them here: a recipient
+ * with that address (of several the one that was to get it), else the contact that has it, else the member alone.
+ */
+CREATE FUNCTION mailchimp_sync.sent_to_done(_campaign_id bigint, _hashes text[], _emails text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
+BEGIN
+	UPDATE mailchimp_sync.recipient r SET status = 'sent', skip_reason = NULL, detail = NULL, filled = true
+	FROM (
+		SELECT DISTINCT ON (n.email_hash) n.source_id, n.contact_key FROM mailchimp_sync.recipient n
+		WHERE n.campaign_id = _campaign_id AND n.email_hash = ANY (_hashes)
+		ORDER BY n.email_hash, n.status = 'skipped', n.skip_reason = 'duplicate', n.source_id, n.contact_key) f
+	WHERE r.campaign_id = _campaign_id AND r.source_id = f.source_id AND r.contact_key = f.contact_key
+		AND r.status IN ('pending', 'skipped');
+	INSERT INTO mailchimp_sync.recipient AS r (campaign_id, source_id, contact_key, email, email_hash, status, filled,
+		added_at, added_by)
+	SELECT DISTINCT ON (g.email_hash) _campaign_id, coalesce(k.source_id, 0), coalesce(k.contact_key, g.email_hash), g.email,
+		g.email_hash, 'sent', true, mailchimp_sync.clock(), _c.created_by
+	FROM unnest(_hashes, _emails) AS g(email_hash, email)
+	LEFT JOIN mailchimp_sync.contact k ON k.audience_id = _c.audience_id AND k.email_hash = g.email_hash
+	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.recipient n
+		WHERE n.campaign_id = _campaign_id AND n.email_hash = g.email_hash AND n.status NOT IN ('pending', 'skipped'))
+	ORDER BY g.email_hash, k.state = 'conflict', k.source_id, k.contact_key
+	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET email = excluded.email, email_hash = excluded.email_hash,
+		status = 'sent', skip_reason = NULL, detail = NULL, filled = true
+	WHERE r.status IN ('pending', 'skipped');
+	IF cardinality(_hashes) >= 1000 THEN
+		PERFORM mailchimp_sync.campaign_look_on(_c, 1000);
+		RETURN;
+	END IF;
+	UPDATE mailchimp_sync.recipient SET status = 'skipped', skip_reason = 'not_member',
+		detail = 'was not among those to whom the database that this is a copy of has sent it'
+	WHERE campaign_id = _campaign_id AND status = 'pending';
+	UPDATE mailchimp_sync.campaign SET goal = NULL, restored_at = NULL WHERE campaign_id = _campaign_id;
+	PERFORM mailchimp_sync.campaign_go(_campaign_id);
+END
+$$;
+
+/* ---- no ---- */
+
 CREATE FUNCTION mailchimp_sync.drop_done(_campaign_id bigint, _step text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -416,6 +567,11 @@ DECLARE
 BEGIN
 	IF _status = 404 AND _step IN ('recall', 'drop_campaign', 'drop_segment') THEN
 		PERFORM mailchimp_sync.drop_done(_campaign_id, _step);
+	ELSIF _status = 404 AND _step = 'look' AND _c.goal IN ('cancel', 'delete') THEN
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'recall');
+	ELSIF _status = 404 AND _step = 'renew' THEN
+		UPDATE mailchimp_sync.campaign SET segment_id = NULL WHERE campaign_id = _campaign_id;
+		PERFORM mailchimp_sync.campaign_taken_over(_campaign_id);
 	ELSIF _status = 404 AND _step IN ('fill', 'remove', 'walk') THEN
 		UPDATE mailchimp_sync.recipient SET segment_email = NULL, filled = false
 		WHERE campaign_id = _campaign_id AND segment_email IS NOT NULL;

@@ -51,7 +51,7 @@ AS $$
 	FROM (
 		SELECT r.* FROM mailchimp_sync.recipient r
 		WHERE r.campaign_id = _c.campaign_id AND r.segment_email IS NOT NULL
-			AND (r.status = 'skipped' OR mailchimp_sync.email_hash(r.segment_email) <> r.email_hash)
+			AND (r.status = 'skipped' OR lower(btrim(r.segment_email)) <> lower(btrim(r.email)))
 		ORDER BY r.source_id, r.contact_key LIMIT 500) p
 	HAVING count(*) > 0
 $$;
@@ -110,14 +110,17 @@ BEGIN
 END
 $$;
 
--- the newest come first; ours is as old as the doubt
+-- the newest come first; ours is as old as the doubt, or as the copy that looks for it. Looked for before it is made, too
 CREATE FUNCTION mailchimp_sync.ask_find_campaign(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT 'GET', format('/campaigns?list_id=%s&sort_field=create_time&sort_dir=DESC&count=1000'
-		'&fields=campaigns.id,campaigns.web_id,campaigns.status,campaigns.settings.title', _c.list_id),
-		NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	SELECT CASE WHEN _c.mailchimp_id IS NULL THEN 'GET' END,
+		format('/campaigns?list_id=%s&sort_field=create_time&sort_dir=DESC&count=1000&offset=%s'
+			'&fields=campaigns.id,campaigns.web_id,campaigns.status,campaigns.settings.title,'
+			'campaigns.recipients.segment_opts.saved_segment_id',
+			_c.list_id, coalesce(_c.cursor, '0')),
+		NULL::jsonb, NULL::integer[], NULL::text[], CASE WHEN _c.mailchimp_id IS NOT NULL AND _c.restored_at IS NOT NULL THEN 'look' END
 $$;
 
 CREATE FUNCTION mailchimp_sync.ask_settings(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
@@ -144,8 +147,8 @@ CREATE FUNCTION mailchimp_sync.ask_look(_c mailchimp_sync.campaign) RETURNS mail
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT 'GET', format('/campaigns/%s?fields=id,web_id,status,archive_url,emails_sent,send_time,recipients.recipient_count',
-		_c.mailchimp_id), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	SELECT 'GET', format('/campaigns/%s?fields=id,web_id,status,archive_url,emails_sent,send_time,'
+		'recipients.recipient_count,settings.template_id', _c.mailchimp_id), NULL::jsonb, NULL::integer[], NULL::text[], NULL
 	WHERE _c.mailchimp_id IS NOT NULL
 $$;
 
@@ -193,9 +196,23 @@ AS $$
 	SELECT 'GET', format('/campaigns/%s/send-checklist', _c.mailchimp_id), NULL::jsonb, NULL::integer[], NULL::text[], NULL
 $$;
 
+-- the newest event of the campaign's sources, up to the one that the cursor names
+CREATE FUNCTION mailchimp_sync.open_event(_c mailchimp_sync.campaign) RETURNS bigint
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT max(e.event_id) FROM mailchimp_sync.audience_source x
+	CROSS JOIN LATERAL (SELECT o.event_id FROM mailchimp_sync.event o
+		WHERE o.source_id = x.source_id AND o.event_id <= coalesce(_c.cursor::bigint, 9223372036854775807)
+		ORDER BY o.event_id DESC LIMIT 1) e
+	WHERE x.audience_id = _c.audience_id
+$$;
+
 /*
  * Fixed once more, in the transaction that commits the sending as begun: whoever
- * has opted out by now goes out of the segment first.
+ * has opted out by now goes out of the segment first. Where it is the CRM that says so, an
+ * event tells, or the evaluation that came just before: events that are open when we get here are
+ * folded first (not those that come later, there is no end to them), and what was evaluated a while ago is evaluated anew.
  */
 CREATE FUNCTION mailchimp_sync.ask_send(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
 LANGUAGE plpgsql VOLATILE
@@ -203,18 +220,29 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_ask	mailchimp_sync.ask;
+	_open	bigint;
 BEGIN
+	IF coalesce(_c.rechecked_at < mailchimp_sync.clock() - interval '1 minute', true) THEN
+		_ask.elsewhere := 'recheck';
+		RETURN _ask;
+	END IF;
+	PERFORM mailchimp_sync.settle_all(_c);
 	IF NOT mailchimp_sync.fix_recipients(_c) THEN
 		_ask.elsewhere := '';
 		RETURN _ask;
 	END IF;
-	PERFORM mailchimp_sync.settle_recipients(_c);
-	IF mailchimp_sync.campaign_is_empty(_c) THEN
+	-- behind the lock: what came in while it was awaited is seen, too
+	_open := mailchimp_sync.open_event(_c);
+	IF _open IS NOT NULL THEN
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'changes in the CRM are looked at first',
+			coalesce(_c.cursor, _open::text), '0.2 seconds');
+		_ask.elsewhere := '';
+	ELSIF mailchimp_sync.campaign_is_empty(_c) THEN
 		_ask.elsewhere := '';
 	ELSIF EXISTS (SELECT FROM mailchimp_sync.recipient r
 			WHERE r.campaign_id = _c.campaign_id AND (r.status = 'skipped' AND r.segment_email IS NOT NULL
 				OR r.status = 'pending' AND (NOT r.filled
-					OR mailchimp_sync.email_hash(r.segment_email) IS DISTINCT FROM r.email_hash))) THEN
+					OR lower(btrim(r.segment_email)) IS DISTINCT FROM lower(btrim(r.email))))) THEN
 		_ask.elsewhere := 'remove';
 	ELSE
 		_ask.method := 'POST';
@@ -224,6 +252,24 @@ BEGIN
 	END IF;
 	RETURN _ask;
 END
+$$;
+
+-- nobody is in the segment any more: whom the database that this is a copy of has put in is not known here
+CREATE FUNCTION mailchimp_sync.ask_renew(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'PATCH', format('/lists/%s/segments/%s', _c.list_id, _c.segment_id),
+		jsonb_build_object('name', mailchimp_sync.marked_name(_c), 'static_segment', '[]'::jsonb),
+		NULL::integer[], NULL::text[], NULL
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_sent_to(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'GET', format('/reports/%s/sent-to?fields=sent_to.email_id,sent_to.email_address&count=1000&offset=%s',
+		_c.mailchimp_id, coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
 $$;
 
 CREATE FUNCTION mailchimp_sync.ask_drop_campaign(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask

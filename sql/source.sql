@@ -37,6 +37,16 @@ SELECT pg_catalog.pg_extension_config_dump(
 	pg_catalog.pg_get_serial_sequence('mailchimp_sync.source', 'source_id')::pg_catalog.regclass, '');
 
 /*
+ * Sources that were dropped keep their number: opt-outs and results name
+ * contacts by it, and must hold for a source of the same name that comes later.
+ */
+CREATE TABLE mailchimp_sync.dropped_source (
+	source			text PRIMARY KEY,
+	source_id		integer NOT NULL
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.dropped_source', '');
+
+/*
  * The relations whose changes make contacts of a source dirty: its own
  * (keys_query is null) and the watched ones. A source may watch its own relation
  * too (a person and their manager, say). relation_id and source_id are arguments
@@ -413,8 +423,10 @@ BEGIN
 	PERFORM mailchimp_sync.check_source_names(_source, _definition);
 	SELECT s.source_id INTO _id FROM mailchimp_sync.source s WHERE s.source = _source;
 	IF _id IS NULL THEN
-		INSERT INTO mailchimp_sync.source (source, owner, relation, definition, key_expr, key_type, email_expr)
-		VALUES (_source, mailchimp_sync.caller(), _relation, _definition, '', '', '')
+		DELETE FROM mailchimp_sync.dropped_source d WHERE d.source = _source RETURNING d.source_id INTO _id;
+		INSERT INTO mailchimp_sync.source (source_id, source, owner, relation, definition, key_expr, key_type, email_expr)
+		VALUES (coalesce(_id, nextval(pg_get_serial_sequence('mailchimp_sync.source', 'source_id'))),
+			_source, mailchimp_sync.caller(), _relation, _definition, '', '', '')
 		RETURNING source_id INTO _id;
 	ELSE
 		PERFORM mailchimp_sync.owned_source(_id);
@@ -532,6 +544,7 @@ BEGIN
 	DELETE FROM mailchimp_sync.audience_source WHERE source_id = _id;
 	DELETE FROM mailchimp_sync.watch WHERE source_id = _id;
 	DELETE FROM mailchimp_sync.source WHERE source_id = _id;
+	INSERT INTO mailchimp_sync.dropped_source (source, source_id) VALUES (_source, _id);
 END
 $$;
 

@@ -69,7 +69,19 @@ CROSS JOIN LATERAL (SELECT round(sum(q.contacts) / 60.0, 1) AS rate
 	FROM mailchimp_sync.request q
 	WHERE q.audience_id = a.audience_id AND q.outcome = 'answered' AND q.status < 300
 		AND q.started_at > mailchimp_sync.clock() - interval '1 minute') r
-WHERE a.active_since IS NOT NULL AND (x.comparing OR c.pending > 0);
+WHERE a.active_since IS NOT NULL AND (x.comparing OR c.pending > 0)
+UNION ALL
+-- recipients that the step is through with, where it goes through all of them; else those in the segment
+SELECT 'campaign', a.audience, c.campaign_id, c.step, r.done, r.total, NULL, NULL
+FROM mailchimp_sync.campaign c
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.audience a USING (audience_id)
+CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE CASE WHEN w.is_walk THEN (r.source_id, r.contact_key)
+				<= (split_part(c.cursor, ':', 1)::integer, substr(c.cursor, strpos(c.cursor, ':') + 1) COLLATE "C")
+			ELSE r.filled END) AS done, count(*) AS total
+	FROM mailchimp_sync.recipient r, (SELECT c.step IN ('decide', 'join', 'fold', 'settle', 'refold', 'recheck') AS is_walk) w
+	WHERE r.campaign_id = c.campaign_id AND (r.status = 'pending' OR (c.step = 'decide' AND r.status = 'skipped'))) r
+WHERE c.goal IS NOT NULL;
 COMMENT ON VIEW @extschema@.mc_progress IS
 	'work under way: how far it is, contacts per second over the last minute, and how long it will take at that rate';
 
@@ -89,7 +101,12 @@ AS $$
 				WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL) AS comparing
 		FROM mailchimp_sync.contact c WHERE c.audience_id = a.audience_id) s
 	WHERE a.active_since IS NOT NULL
-	ORDER BY a.audience
+	UNION ALL
+	SELECT format('campaign %s "%s": %s, %s of %s recipients', p.campaign_id, c.name, p.phase, p.done, p.total)
+	FROM @extschema@.mc_progress p
+	JOIN mailchimp_sync.campaign c USING (campaign_id)
+	WHERE p.campaign_id IS NOT NULL
+	ORDER BY 1
 $$;
 
 /* ---- status ---- */

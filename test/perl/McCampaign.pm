@@ -2,11 +2,12 @@
 # again, also after the server crashed), the demo account in the simulator, a CRM table
 # "candidate" of ada's (admin), who has made source "candidate" and audience "customers" of it; mia is a marketer.
 #
-#   my $crm = McCampaign->start;                      # conf => text for postgresql.conf, people => how many
+#   my $crm = McCampaign->start;                      # people => how many; worker => 1: the worker is the engine
 #   my $id = $crm->campaign('Spring', '{1,2}');       # a draft with recipients, made by mia
 #   $crm->mia("SELECT mc_send_campaign($id)");
 #   $crm->wait_status($id, 'sent');                   # moves our clock where it only waits for time to pass
 #   is($crm->remains('Spring'), 'campaigns 1 sends 1 segments 1 p1@example.org=1 p2@example.org=1');
+#   my $copy = $crm->restore($crm->dump, 'copy');     # the same in a database of its own, without an engine yet
 
 package McCampaign;
 
@@ -19,8 +20,8 @@ sub start
 {
 	my ($class, %options) = @_;
 	my $sim = McTest::Simulator->start;
-	my $node = McTest::Node->start('main', conf => $options{conf});
-	my $self = bless { sim => $sim, node => $node, offset => 0 }, $class;
+	my $node = McTest::Node->start('main', conf => $options{worker} ? "mailchimp_sync.databases = 'postgres'\n" : undef);
+	my $self = bless { sim => $sim, node => $node, db => 'postgres' }, $class;
 	my $people = $options{people} // 3;
 
 	$self->{list} = $sim->post('/_sim/demo')->{lists}[0]{id};
@@ -37,7 +38,7 @@ SELECT mc_add_source('candidate', 'candidate', 'id', 'email', '{"FNAME": "first_
 SELECT mc_create_audience('customers', 'demo', 'Customers', 'candidate', 'in_rule');
 SELECT mc_sync_audience('customers');
 SQL
-	$self->run_engine;
+	$self->run_engine unless $options{worker};
 	$node->wait_until("SELECT in_sync = $people FROM mc_audience_status");
 	return $self;
 }
@@ -51,35 +52,65 @@ sub run_engine
 	return if $self->{runner};
 	open(STDIN, '<&', $input) && open(STDOUT, '>', '/dev/null') && open(STDERR, '>&', \*STDOUT)
 	  && exec('bash', '-c', 'while read -t 0.05; [ $? -gt 128 ]; do psql -X -d "$0" -U mia -c "CALL mc_run()" </dev/null; done',
-		$self->{node}->connstr('postgres'));
+		$self->{node}->connstr($self->{db}));
 	POSIX::_exit(127);
 }
 
-sub DESTROY
+sub stop_engine
 {
 	my ($self) = @_;
 	return unless $self->{runner};
 	local $?;
 	kill 'KILL', $self->{runner};
-	waitpid $self->{runner}, 0;
+	waitpid delete $self->{runner}, 0;
+}
+
+sub DESTROY { $_[0]->stop_engine }
+
+# The engine dies with so many requests under way; more would take all slots of the server for a while.
+sub break_off
+{
+	my ($self, $held) = @_;
+	$held //= 0;
+	$self->{node}->wait_until("SELECT count(*) = $held FROM mailchimp_sync.inflight WHERE doubt_at IS NULL", db => $self->{db});
+	$self->stop_engine;
+	McTest::poll('the end of the engine', sub { $self->super("SELECT coalesce(bool_or(pg_terminate_backend(pid)), false)
+		FROM pg_stat_activity WHERE query LIKE 'CALL mc_run()%' AND datname = '$self->{db}'") eq 'f' });
+}
+
+sub dump
+{
+	my ($self) = @_;
+	my $file = $self->{node}->basedir . '/dump' . ++$self->{dumps};
+	$self->{node}->command_ok([ 'pg_dump', '-Fc', '-f', $file, '-d', $self->{node}->connstr($self->{db}) ], 'dumped');
+	return $file;
+}
+
+sub restore
+{
+	my ($self, $file, $db) = @_;
+	$self->{node}->query("CREATE DATABASE $db");
+	$self->{node}->command_ok([ 'pg_restore', '-1', '-d', $self->{node}->connstr($db), $file ], 'restored');
+	return bless { sim => $self->{sim}, node => $self->{node}, list => $self->{list}, db => $db }, ref $self;
 }
 
 # The process that is the engine now.
 sub engine_pid
 {
 	my ($self) = @_;
-	return $self->{node}->query("SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL mc_run()%' AND state = 'active'");
+	return $self->super('SELECT pid FROM mailchimp_sync.engine()');
 }
 
-sub mia { return $_[0]{node}->query($_[1], as => 'mia') }
-sub ada { return $_[0]{node}->query($_[1], as => 'ada') }
+sub super { return $_[0]{node}->query($_[1], db => $_[0]{db}) }
+sub mia { return $_[0]{node}->query($_[1], db => $_[0]{db}, as => 'mia') }
+sub ada { return $_[0]{node}->query($_[1], db => $_[0]{db}, as => 'ada') }
 
-# Later, for us; Mailchimp's clock goes its own way.
+# Later, for us, in all databases; Mailchimp's clock goes its own way.
 sub later
 {
 	my ($self, $seconds) = @_;
-	$self->{offset} += $seconds;
-	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$self->{offset} seconds'");
+	my $offset = $self->{node}{later} += $seconds;
+	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$offset seconds'");
 	$self->{node}->query('SELECT pg_reload_conf()');
 }
 
@@ -104,8 +135,12 @@ sub wait_status
 	my $looks = 0;
 
 	McTest::poll("campaign $campaign to be $status", sub {
-		return 1 if $self->column($campaign, 'status') eq $status;
-		eval { $self->later(40) } if ++$looks % 25 == 0;
+		$self->{meanwhile}->() if $self->{meanwhile};
+		my ($now, $wait) = split /\|/, eval { $self->super("SELECT c.status, coalesce(ceil(extract(epoch FROM
+			greatest(c.next_attempt_at, (SELECT min(w.next_attempt_at) FROM mailchimp_sync.waiting_connection w))
+				- mailchimp_sync.clock())), 0) FROM mailchimp_sync.campaign c WHERE c.campaign_id = $campaign") } // '|0';
+		return 1 if $now eq $status;
+		eval { $self->later($wait > 1 ? $wait : 40) } if $wait > 1 || ++$looks % 25 == 0;
 		return 0;
 	});
 }

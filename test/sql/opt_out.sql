@@ -99,6 +99,29 @@ SELECT joined, contact_key, email, origin, reason, actor FROM mailchimp_sync.opt
 SELECT DISTINCT contact_key FROM mailchimp_sync.event WHERE contact_key IS NOT NULL ORDER BY 1;
 SELECT email, asked_by FROM mailchimp_sync.confirmation;
 
+-- a contact whose source is gone stays opted out by its address, and that can be lifted
+SET ROLE regress_mc_mia;
+SELECT mc_opt_out('candidate', 1);
+SELECT mc_opt_out('candidate', 2);
+SET ROLE regress_mc_ada;
+SELECT mc_drop_source('candidate');
+SET ROLE regress_mc_mia;
+SELECT source, contact_key, email FROM mc_group_member ORDER BY contact_key;
+-- a later source of the same name has the same contacts: whoever opted out has opted out, under a new address too (N2)
+SET ROLE regress_mc_ada;
+UPDATE candidate SET email = 'elsewhere@example.org' WHERE id = 2;
+SELECT mc_add_source('candidate', 'candidate', 'id', 'email');
+SET ROLE regress_mc_mia;
+SELECT source, contact_key, email FROM mc_group_member ORDER BY contact_key;
+SELECT mc_is_opted_out('candidate', 2);
+SET ROLE regress_mc_ada;
+SELECT mc_drop_source('candidate');
+SET ROLE regress_mc_mia;
+SELECT mc_opt_in_email('ann@example.org');
+DELETE FROM mc_group_member WHERE contact_key = '2';
+SELECT source, contact_key, email FROM mc_group_member;
+RESET ROLE;
+
 SET client_min_messages = warning;
 DROP TABLE candidate;
 DROP FUNCTION candidate_ids(int);

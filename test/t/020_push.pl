@@ -224,6 +224,12 @@ is($crm->pushed, '1', 'only one is sent, nobody is taken away');
 is($crm->shown('c3@crm.test'), 'subscribed|trained|g0', 'the one that was given');
 is($crm->state(4), 'not_allowed|is not among the addresses of the training connection', 'the others are not allowed');
 is($crm->shown('c9@crm.test'), 'subscribed|F9|g0', 'who would leave stays, too');
+$sim->post('/_sim/act', { list => $list, email => 'trainee@crm.test', action => 'add' });
+$crm->ann("INSERT INTO crm.candidate (id, email) VALUES (9990, 'trainee\@crm.test')");
+$crm->max("SELECT mc_opt_out('candidate', 9990)");
+$crm->run;
+is($crm->shown('trainee@crm.test'), 'subscribed||', 'nor is one unsubscribed of whom we know nothing');
+$crm->ann('DELETE FROM crm.candidate WHERE id = 9990');
 $crm->ann(q{SELECT mc_alter_connection('main', '{"only_addresses": []}'); UPDATE crm.candidate SET first_name = 'nobody' WHERE id = 3});
 $crm->run;
 is($crm->requests, '', 'an empty list allows nobody');
@@ -253,6 +259,8 @@ refused("mc_create_audience('', 'twins', 'Lone', 'bare')", qr/22023: the audienc
 refused("mc_create_audience('people', 'twins', 'Lone', 'bare')", qr/42710: audience "people" exists already\nHINT:  Change it with mc_alter_audience\./, 'a name that is taken');
 refused("mc_create_audience('new', 'main', 'Customers', 'bare')", qr/42710: list "\w+" is coupled to audience "people" already/, 'a list that is taken');
 refused(q{mc_alter_audience('people', '{"colour": "red"}')}, qr/22023: unknown setting "colour" of an audience\nHINT:  The settings are: rule, /, 'an unknown setting');
+refused("mc_alter_audience('people', $_)", qr/22023: settings must be a JSON object\nHINT:  The settings are: rule, /, 'settings that are none')
+  for 'NULL', q{'["every"]'};
 refused(q{mc_alter_audience('people', '{"every": "1 second"}')}, qr/22023: every must be at least one minute/, 'an interval that is too short');
 is($crm->ann("SELECT count(*) FROM mc_audience"), 3, 'nothing of that is left');
 $crm->ann("SELECT mc_create_audience('twin', 'twins', (SELECT list_id FROM mc_list WHERE name = 'Same' LIMIT 1), 'bare', 'id = 1')");

@@ -64,6 +64,55 @@ is(status('p7@example.org'), 'none', 'not there yet');
 $sim->release;
 wait_member('p7@example.org', 'unsubscribed');
 
+# ---- the same where that push brings back somebody whom we had archived
+
+$crm->ada('INSERT INTO candidate (id, email) VALUES (8, \'p8@example.org\'), (9, \'p9@example.org\')');
+wait_member("p$_\@example.org", 'subscribed') for 8, 9;
+$crm->ada('UPDATE candidate SET in_rule = false WHERE id IN (8, 9)');
+wait_member("p$_\@example.org", 'archived') for 8, 9;
+$sim->hold(method => 'POST', path => '^/lists/[^/]+$', when => 'before');
+$crm->ada('UPDATE candidate SET in_rule = true WHERE id = 8');
+$sim->wait_held;
+$crm->mia('SELECT mc_opt_out(\'candidate\', 8)');
+$node->wait_until("SELECT state = 'opted_out' FROM mc_contact_state WHERE contact_key = '8'", as => 'mia');
+$sim->release;
+wait_member('p8@example.org', 'unsubscribed');
+
+# ... and nobody knows whether it has arrived: told at once, and once more when it can no longer arrive
+$node->query("ALTER SYSTEM SET mailchimp_sync.request_timeout = '1s'");
+$node->query('SELECT pg_reload_conf()');
+my ($last) = sort { $b <=> $a } map { $_->{n} } $sim->journal;
+$sim->fault(method => 'POST', path => '^/lists/[^/]+$', fault => { type => 'late', ms => 3000 });
+$sim->hold(method => 'POST', path => '^/lists/[^/]+$', nth => 2, when => 'before');
+$crm->ada('UPDATE candidate SET in_rule = true WHERE id = 9');
+$node->wait_until("SELECT EXISTS (SELECT FROM mc_request WHERE work = 'push' AND outcome = 'doubt')", as => 'mia');
+$crm->mia('SELECT mc_opt_out(\'candidate\', 9)');
+McTest::poll('Mailchimp to be told', sub { grep { $_->{route} =~ /^PATCH/ && defined $_->{ended} } $sim->journal(since => $last) });
+McTest::poll('the old request to land', sub {
+	grep { ($_->{fault} // '') eq 'late' && defined $_->{ended} } $sim->journal(method => 'POST', since => $last);
+});
+$sim->release;
+$sim->delete('/_sim/faults');
+$node->query('ALTER SYSTEM RESET mailchimp_sync.request_timeout');
+$crm->later(130);
+wait_member('p9@example.org', 'unsubscribed');
+$node->wait_until('SELECT every(carried_at IS NOT NULL) FROM mailchimp_sync.opt_out');
+
+# ---- who was subscribed at Mailchimp before the CRM came, and does not want mail in the CRM
+
+$sim->post('/_sim/act', { list => $crm->{list}, email => 'p10@example.org', action => 'add' });
+$crm->ada('INSERT INTO candidate (id, email, opted_out) VALUES (10, \'p10@example.org\', true), (11, \'p11@example.org\', true)');
+wait_member('p10@example.org', 'unsubscribed');
+$sim->post('/_sim/act', { list => $crm->{list}, email => 'p12@example.org', action => 'add' });
+$crm->mia('SELECT mc_opt_out_email(\'p12@example.org\')');
+$node->wait_until('SELECT every(carried_at IS NOT NULL) FROM mailchimp_sync.opt_out');
+is(status('p12@example.org'), 'subscribed', 'a member that no contact stands behind is not touched (D15)');
+$crm->ada('INSERT INTO candidate (id, email) VALUES (12, \'p12@example.org\')');
+wait_member('p12@example.org', 'unsubscribed');
+$node->wait_until('SELECT every(carried_at IS NOT NULL) FROM mailchimp_sync.opt_out');
+is(status('p11@example.org'), 'none', 'who was not there is not made known there');
+is($crm->mia('SELECT count(*) FROM mc_failure'), 0, 'which is no failure');
+
 # ---- leaving the group
 
 $crm->mia('SELECT mc_opt_in(\'candidate\', 2)');

@@ -5,6 +5,7 @@ use strict;
 use warnings;
 use McCampaign;
 use McTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $crm = McCampaign->start(people => 12);
@@ -85,9 +86,14 @@ $crm->mia('SELECT mc_poll_campaign(' . $campaign . ')');
 # ---- an opt-out between the last count and the order to send is still in time (N2)
 
 $campaign = $crm->campaign('Late', '{4,5,6}');
+$sim->hold(method => 'POST', path => '/segments/\d+$', when => 'after');
 $sim->hold(method => 'GET', path => 'send-checklist', when => 'after');
 $crm->mia("SELECT mc_send_campaign($campaign)");
+my ($held) = $sim->wait_held;
+is($crm->mia('SELECT work, audience, campaign_id, phase, done, total FROM mc_progress'), "campaign|customers|$campaign|fill|0|3", 'mc_progress: on its way');
+$sim->release(n => $held->{n});
 $sim->wait_held;
+is($crm->mia('SELECT phase, done, total FROM mc_progress'), 'checklist|3|3', 'and further');
 $crm->mia("INSERT INTO mc_group_member (source, contact_key) VALUES ('candidate', '5')");
 $sim->release;
 $crm->wait_status($campaign, 'sent');
@@ -106,6 +112,21 @@ $session->query('COMMIT');
 $session->quit;
 $crm->wait_status($campaign, 'sent');
 is(mails('Open'), '4 6', 'who was opting out got nothing');
+
+# ---- an audience that is paused sends nothing
+
+$campaign = $crm->campaign('Paused', '{4,6}');
+$sim->hold(method => 'GET', path => 'send-checklist', when => 'after');
+$crm->mia("SELECT mc_send_campaign($campaign)");
+$sim->wait_held;
+$crm->ada("SELECT mc_pause('demo', 'customers')");
+$sim->release;
+$node->wait_until('SELECT NOT EXISTS (SELECT FROM mailchimp_sync.inflight)');
+$crm->mia('CALL mc_run()');
+is($crm->column($campaign, 'status'), 'preparing', 'not sent while its audience is paused');
+$crm->ada("SELECT mc_resume(audience => 'customers')");
+$crm->wait_status($campaign, 'sent');
+is(mails('Paused'), '4 6', 'and sent after that');
 
 # ---- who left at Mailchimp, or never was there where only members are mailed
 
@@ -225,6 +246,8 @@ $sim->release;
 $crm->wait_status($campaign, 'failed');
 like($crm->column($campaign, 'last_error'), qr/^nobody is left to mail: 1 opted_out$/, 'a campaign to nobody fails');
 is($crm->remains('Nobody'), 'campaigns 0 sends 0 segments 1', 'and was never made');
+
+like(slurp_file($node->logfile), qr/^\tcampaign \d+ "\w+": [a-z_]+, \d+ of \d+ recipients$/m, 'mc_run tells it');
 
 $node->stop;
 done_testing();

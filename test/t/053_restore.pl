@@ -94,10 +94,13 @@ sub goes_on
 	$new++;
 	like($copy->{node}->error('SELECT mc_resume()', db => $copy->{db}, as => 'mia'), qr/42501/, "$how: takes an admin");
 	my $compared = $copy->ann('SELECT compared_at FROM mc_audience');
+	my $since = last_request();
 	$copy->ann('SELECT mc_resume()');
 	$copy->wait_until("SELECT compared_at > '$compared' FROM mc_audience");
 	$copy->wait_in_step;
 	pass("$how: after mc_resume() it compares in full and goes on");
+	my ($first) = grep { m{/lists/\{list_id\}(/members)?$} } map { $_->{route} } $sim->journal(since => $since);
+	is($first, 'GET /lists/{list_id}/members', "$how: and reads who has left before it sends anything");
 	$copy->ann("UPDATE crm.person SET first_name = '$how' WHERE id = 1; INSERT INTO crm.person VALUES ($new, 'New', 'Delft', 'p$new\@crm.test')");
 	$copy->wait_in_step;
 	like($copy->names, qr/^1=\Q$how\E 2=Copied .*$new=New$/, "$how: and works as usual");
