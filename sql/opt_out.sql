@@ -3,7 +3,7 @@
  *
  * One row per member of the group 'MailChimp opt-out': a contact, an address,
  * or both (R45-R48, D12). Fixing the recipients of a campaign locks this table
- * in SHARE mode (send.sql), so every opt-out must insert here and nowhere else.
+ * in SHARE mode (send_step.sql), so every opt-out must insert here and nowhere else.
  * The log is append-only.
  *
  * Three lines of defence, each enough for its own case:

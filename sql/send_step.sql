@@ -1,0 +1,341 @@
+/*
+ * send_step.sql: the steps of a campaign that are taken in the database alone
+ * (see send.sql): who gets it, with which data, and the fixing of recipients.
+ *
+ * step_NAME(campaign) returns true when the step is done. What takes long goes by
+ * pages, each in a transaction of its own; the cursor is in the campaign's row.
+ */
+
+-- the next page of recipients of one source after the cursor; keys null: there are no more
+CREATE FUNCTION mailchimp_sync.campaign_page(_c mailchimp_sync.campaign, _statuses text[], OUT source_id integer,
+	OUT keys text[], OUT cursor text)
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_after_source	integer := coalesce(split_part(_c.cursor, ':', 1)::integer, -1);
+	_after_key		text := substr(_c.cursor, strpos(_c.cursor, ':') + 1);
+BEGIN
+	SELECT r.source_id INTO campaign_page.source_id FROM mailchimp_sync.recipient r
+	WHERE r.campaign_id = _c.campaign_id AND r.status = ANY (_statuses) AND r.source_id > 0
+		AND (r.source_id, r.contact_key) > (_after_source, coalesce(_after_key, '') COLLATE "C")
+	ORDER BY r.source_id, r.contact_key LIMIT 1;
+	SELECT array_agg(p.contact_key ORDER BY p.contact_key COLLATE "C") INTO campaign_page.keys FROM (
+		SELECT r.contact_key FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = _c.campaign_id AND r.status = ANY (_statuses) AND r.source_id = campaign_page.source_id
+			AND (r.source_id, r.contact_key) > (_after_source, coalesce(_after_key, '') COLLATE "C")
+		ORDER BY r.contact_key LIMIT 1000) p;
+	campaign_page.cursor := campaign_page.source_id || ':' || campaign_page.keys[cardinality(campaign_page.keys)];
+END
+$$;
+
+-- what everybody's row says now
+CREATE FUNCTION mailchimp_sync.step_decide(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_page		record;
+	_trouble	text;
+BEGIN
+	_page := mailchimp_sync.campaign_page(_c, '{pending,skipped}');
+	IF _page.keys IS NULL THEN
+		RETURN true;
+	END IF;
+	_trouble := mailchimp_sync.decide_recipients(_c, _page.source_id, _page.keys, _c.created_by);
+	IF _trouble IS NULL THEN
+		PERFORM mailchimp_sync.campaign_continue(_c.campaign_id, _page.cursor);
+	ELSE
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'the recipients cannot be read: ' || _trouble, _c.cursor);
+	END IF;
+	RETURN false;
+END
+$$;
+
+-- who is to be mailed and is not in the audience is put in by hand
+CREATE FUNCTION mailchimp_sync.step_join(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_page	record;
+BEGIN
+	IF _c.cursor IS NULL THEN
+		UPDATE mailchimp_sync.campaign SET count_since = mailchimp_sync.clock() WHERE campaign_id = _c.campaign_id;
+	END IF;
+	_page := mailchimp_sync.campaign_page(_c, '{pending}');
+	IF _page.keys IS NULL THEN
+		RETURN true;
+	END IF;
+	INSERT INTO mailchimp_sync.hand (audience_id, source_id, contact_key, inside, put_by, put_at)
+	SELECT _c.audience_id, _page.source_id, k.contact_key, true, format('campaign %s', _c.campaign_id), mailchimp_sync.clock()
+	FROM unnest(_page.keys) AS k(contact_key)
+	JOIN mailchimp_sync.audience a ON a.audience_id = _c.audience_id AND a.recipients = 'join'
+	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _c.audience_id AND c.source_id = _page.source_id
+			AND c.contact_key = k.contact_key COLLATE "C" AND c.state <> 'outside')
+	ON CONFLICT DO NOTHING;
+	PERFORM mailchimp_sync.campaign_continue(_c.campaign_id, _page.cursor);
+	RETURN false;
+END
+$$;
+
+/*
+ * Evaluates and stores everybody's data, whether an event says so or not: a
+ * view's changes make none (R32), and opt_out and linked must be what they are now.
+ */
+CREATE FUNCTION mailchimp_sync.step_fold(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_page	record;
+BEGIN
+	_page := mailchimp_sync.campaign_page(_c, '{pending}');
+	IF _page.keys IS NULL THEN
+		RETURN true;
+	END IF;
+	IF mailchimp_sync.fold_contacts(_page.source_id, _page.keys) IS NOT NULL THEN
+		PERFORM mailchimp_sync.campaign_continue(_c.campaign_id, _page.cursor);
+	ELSE
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, (SELECT format('source "%s" cannot be read: %s', s.source, s.detail)
+			FROM mailchimp_sync.source s WHERE s.source_id = _page.source_id), _c.cursor);
+	END IF;
+	RETURN false;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.step_refold(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.step_fold(_c)
+$$;
+
+CREATE FUNCTION mailchimp_sync.step_recheck(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF NOT mailchimp_sync.step_fold(_c) THEN
+		RETURN false;
+	END IF;
+	UPDATE mailchimp_sync.campaign SET rechecked_at = mailchimp_sync.clock() WHERE campaign_id = _c.campaign_id;
+	RETURN true;
+END
+$$;
+
+-- why recipients cannot be mailed, by the state of their contacts and members; null: they can, or will be able to
+CREATE FUNCTION mailchimp_sync.recipient_obstacles(_c mailchimp_sync.campaign, _source_id integer, _keys text[],
+	OUT source_id integer, OUT contact_key text, OUT skip_reason text, OUT detail text, OUT email text,
+	OUT email_hash text, OUT waits boolean)
+RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT r.source_id, r.contact_key, v.skip_reason,
+		CASE WHEN v.skip_reason = 'not_member' AND c.state IS NULL THEN 'is not a member of the audience'
+			WHEN v.skip_reason = 'unsubscribed' THEN coalesce(c.detail, CASE m.status
+				WHEN 'pending' THEN 'has not confirmed yet' ELSE format('%s at Mailchimp', m.status) END)
+			WHEN v.skip_reason IN ('refused', 'duplicate', 'not_member', 'not_linked', 'not_allowed', 'no_email',
+				'invalid_email') THEN c.detail END,
+		c.email, c.email_hash,
+		v.skip_reason IS NULL AND (c.state <> 'in_sync' OR m.status IS NULL)
+	FROM unnest(_keys) AS k(contact_key)
+	JOIN mailchimp_sync.recipient r ON r.campaign_id = _c.campaign_id AND r.source_id = _source_id
+		AND r.contact_key = k.contact_key COLLATE "C"
+	LEFT JOIN mailchimp_sync.contact c ON c.audience_id = _c.audience_id AND c.source_id = r.source_id
+		AND c.contact_key = r.contact_key
+	LEFT JOIN mailchimp_sync.member m ON m.audience_id = _c.audience_id AND m.email_hash = c.email_hash
+	LEFT JOIN mailchimp_sync.hand h ON h.audience_id = _c.audience_id AND h.source_id = r.source_id
+		AND h.contact_key = r.contact_key
+	CROSS JOIN LATERAL (SELECT CASE
+		WHEN c.state IN ('opted_out', 'not_linked', 'not_allowed') THEN c.state
+		WHEN c.state = 'refused' THEN CASE WHEN c.email IS NULL THEN 'no_email'
+			WHEN c.email_hash IS NULL THEN 'invalid_email' ELSE 'refused' END
+		WHEN c.state = 'conflict' THEN 'duplicate'
+		WHEN c.state IS NULL OR c.state = 'outside' OR c.action = 'leave'
+			OR (c.state = 'inactive' AND h.inside IS FALSE) THEN 'not_member'
+		WHEN c.state = 'inactive' THEN 'unsubscribed'
+		WHEN m.status = 'pending' THEN 'unsubscribed'
+		ELSE mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
+	END AS skip_reason) v
+	WHERE r.status = 'pending'
+$$;
+
+-- recipients that cannot be mailed are skipped; returns how many are waited for
+CREATE FUNCTION mailchimp_sync.settle_recipients(_c mailchimp_sync.campaign, _source_id integer, _keys text[])
+RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH obstacle AS MATERIALIZED (
+		SELECT * FROM mailchimp_sync.recipient_obstacles(_c, _source_id, _keys)
+	), settled AS (
+		UPDATE mailchimp_sync.recipient r SET email = coalesce(o.email, r.email),
+			email_hash = CASE WHEN o.email IS NULL THEN r.email_hash ELSE o.email_hash END,
+			status = CASE WHEN o.skip_reason IS NULL THEN 'pending' ELSE 'skipped' END,
+			skip_reason = o.skip_reason, detail = o.detail
+		FROM obstacle o
+		WHERE r.campaign_id = _c.campaign_id AND r.source_id = o.source_id AND r.contact_key = o.contact_key
+			AND (o.skip_reason IS NOT NULL OR r.email_hash IS DISTINCT FROM o.email_hash OR r.email IS DISTINCT FROM o.email)
+	)
+	SELECT count(*) FROM obstacle o WHERE o.waits
+$$;
+
+CREATE FUNCTION mailchimp_sync.settle_all(_c mailchimp_sync.campaign) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_page	record;
+BEGIN
+	_c.cursor := NULL;
+	LOOP
+		_page := mailchimp_sync.campaign_page(_c, '{pending}');
+		EXIT WHEN _page.keys IS NULL;
+		PERFORM mailchimp_sync.settle_recipients(_c, _page.source_id, _page.keys);
+		_c.cursor := _page.cursor;
+	END LOOP;
+END
+$$;
+
+/*
+ * Waits until everybody's data is at Mailchimp. One contact that does not get
+ * there stops the others for an hour at most.
+ */
+CREATE FUNCTION mailchimp_sync.step_settle(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_page		record;
+	_waiting	bigint;
+BEGIN
+	_page := mailchimp_sync.campaign_page(_c, '{pending}');
+	IF _page.keys IS NULL THEN
+		RETURN true;
+	END IF;
+	_waiting := mailchimp_sync.settle_recipients(_c, _page.source_id, _page.keys);
+	IF _waiting > 0 AND mailchimp_sync.clock() < _c.count_since + interval '1 hour' THEN
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'waiting until its contacts are up to date at Mailchimp',
+			_c.cursor, '2 seconds', '100 milliseconds');
+		RETURN false;
+	END IF;
+	UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'refused',
+		detail = 'could not be brought up to date at Mailchimp within an hour'
+	FROM mailchimp_sync.recipient_obstacles(_c, _page.source_id, _page.keys) o
+	WHERE _waiting > 0 AND o.waits
+		AND r.campaign_id = _c.campaign_id AND r.source_id = o.source_id AND r.contact_key = o.contact_key;
+	PERFORM mailchimp_sync.campaign_continue(_c.campaign_id, _page.cursor);
+	RETURN false;
+END
+$$;
+
+-- whom a lock that was not to be had is waiting for, as far as that can be told
+CREATE FUNCTION mailchimp_sync.opting_out() RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 'waiting for open transactions that opt somebody out: process '
+		|| string_agg(DISTINCT coalesce(l.pid::text, 'of a prepared transaction'), ', ')
+	FROM pg_locks l
+	WHERE l.locktype = 'relation' AND l.relation = 'mailchimp_sync.opt_out'::regclass
+		AND l.database = (SELECT d.oid FROM pg_database d WHERE d.datname = current_database())
+		AND l.granted AND l.pid IS DISTINCT FROM pg_backend_pid()
+		AND l.mode IN ('RowExclusiveLock', 'ShareUpdateExclusiveLock', 'ShareRowExclusiveLock', 'ExclusiveLock',
+			'AccessExclusiveLock')
+$$;
+
+/*
+ * The guarantee (N2): waits for every transaction that is opting somebody out,
+ * then nobody of the group is pending. False, and the reason is noted: somebody
+ * keeps a transaction open; asked again after a growing pause, lest new opt-outs queue
+ * behind us for longer than a second.
+ */
+CREATE FUNCTION mailchimp_sync.fix_recipients(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '1s'
+AS $$
+BEGIN
+	IF current_setting('transaction_isolation') <> 'read committed' THEN
+		RAISE EXCEPTION USING ERRCODE = 'invalid_transaction_state',
+			MESSAGE = 'recipients can be fixed in a transaction of level read committed only';
+	END IF;
+	BEGIN
+		LOCK TABLE mailchimp_sync.opt_out IN SHARE MODE;
+	EXCEPTION WHEN lock_not_available THEN
+		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, coalesce(mailchimp_sync.opting_out(), SQLERRM));
+		RETURN false;
+	END;
+	-- the lock was awaited: this statement sees all that it waited for
+	UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'opted_out', detail = NULL
+	WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending'
+		AND (EXISTS (SELECT FROM mailchimp_sync.opt_out o
+				WHERE o.source_id = r.source_id AND o.contact_key = r.contact_key)
+			OR EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = r.email_hash)
+			OR EXISTS (SELECT FROM mailchimp_sync.opt_out o
+				WHERE o.email_hash = mailchimp_sync.email_hash(r.segment_email)));
+	UPDATE mailchimp_sync.campaign SET fixed_at = mailchimp_sync.clock() WHERE campaign_id = _c.campaign_id;
+	RETURN true;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.step_fix(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	-- what takes its time comes before the lock, for which new opt-outs wait; these pass by rows that we hold
+	PERFORM mailchimp_sync.settle_all(_c);
+	IF NOT mailchimp_sync.fix_recipients(_c) THEN
+		RETURN false;
+	END IF;
+	PERFORM mailchimp_sync.segment_changed(_c.campaign_id);
+	PERFORM mailchimp_sync.decide_duplicates(_c, ARRAY(SELECT r.email_hash FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending' GROUP BY r.email_hash HAVING count(*) > 1));
+	RETURN NOT mailchimp_sync.campaign_is_empty(_c);
+END
+$$;
+
+-- fails a campaign that nobody would get
+CREATE FUNCTION mailchimp_sync.campaign_is_empty(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending') THEN
+		RETURN false;
+	END IF;
+	PERFORM mailchimp_sync.campaign_fail(_c.campaign_id, 'nobody is left to mail', (SELECT string_agg(
+			format('%s %s', n.count, n.skip_reason), ', ' ORDER BY n.skip_reason)
+		FROM (SELECT r.skip_reason, count(*) AS count FROM mailchimp_sync.recipient r
+			WHERE r.campaign_id = _c.campaign_id GROUP BY 1) n));
+	RETURN true;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.step_arrive(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF _c.goal = 'prepare' THEN
+		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('arrive', _c.status), goal = NULL,
+			next_poll_at = mailchimp_sync.poll_next_at(campaign_id)
+		WHERE campaign_id = _c.campaign_id;
+	END IF;
+	RETURN true;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.step_gone(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.campaign SET goal = NULL, next_poll_at = NULL, restored_at = NULL,
+		status = mailchimp_sync.campaign_leads_to('end ' || _c.goal, _c.status)
+	WHERE campaign_id = _c.campaign_id;
+	SELECT true;
+$$;
