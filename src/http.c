@@ -286,43 +286,12 @@ mc_http_start(McHttp *http, McHttpRequest *request)
 	check_multi(multi_code);
 }
 
-static McTransfer *
-find_transfer(dlist_head *list, const McHttpRequest *request)
-{
-	dlist_iter iter;
-
-	dlist_foreach(iter, list)
-	{
-		McTransfer *transfer = dlist_container(McTransfer, node, iter.cur);
-
-		if (transfer->request == request)
-			return transfer;
-	}
-	return NULL;
-}
-
 static void
 forget_transfer(McHttp *http, McTransfer *transfer)
 {
 	dlist_delete(&transfer->node);
 	http->count--;
 	pfree(transfer);
-}
-
-void
-mc_http_cancel(McHttp *http, McHttpRequest *request)
-{
-	McTransfer *transfer = find_transfer(&http->running, request);
-
-	if (transfer != NULL)
-	{
-		request->sent = mc_transfer_sent(transfer);
-		drop_transfer(http, transfer);
-	}
-	else
-		transfer = find_transfer(&http->finished, request);
-	if (transfer != NULL)
-		forget_transfer(http, transfer);
 }
 
 int

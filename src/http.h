@@ -55,13 +55,7 @@ extern McHttp *mc_http_create(MemoryContext context);
 /* Raises only out of memory; anything else shows up as a finished request. */
 extern void mc_http_start(McHttp *http, McHttpRequest *request);
 
-/*
- * Forgets a request and closes its connection where it is under way; "sent" is filled in
- * then. Does nothing to one that mc_http_wait has returned.
- */
-extern void mc_http_cancel(McHttp *http, McHttpRequest *request);
-
-/* How many were started and neither cancelled nor returned by mc_http_wait. */
+/* How many were started and not yet returned by mc_http_wait. */
 extern int mc_http_running(McHttp *http);
 
 /*

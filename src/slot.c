@@ -495,25 +495,6 @@ mc_slot_take_ghost(const char *slot_user, TimestampTz until)
 						  errdetail("A request that may still run there is not counted.")));
 }
 
-TimestampTz
-mc_slot_next_free(void)
-{
-	TimestampTz now = mc_clock_now();
-	TimestampTz next = DT_NOEND;
-
-	attach();
-	LWLockAcquire(&shared->lock, LW_SHARED);
-	for (int i = 0; i < MAX_SLOTS; i++)
-	{
-		const McSlot *slot = &shared->slots[i];
-
-		if (!is_free(slot, now) && slot->holder.pid == 0)
-			next = Min(next, slot->expires);
-	}
-	LWLockRelease(&shared->lock);
-	return next;
-}
-
 /* slot(): the slots in use */
 Datum
 mc_slot(PG_FUNCTION_ARGS)

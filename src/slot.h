@@ -44,9 +44,6 @@ extern void mc_slot_haunt(int slot, TimestampTz until);
 /* As mc_slot_take without a limit: for the ghosts that an earlier engine left. */
 extern void mc_slot_take_ghost(const char *slot_user, TimestampTz until);
 
-/* When the next haunted slot of anybody comes free; DT_NOEND: none. */
-extern TimestampTz mc_slot_next_free(void);
-
 /*
  * The engine of this database: its process is woken by mc_engine_wake. Registering is for
  * being woken and looked up only, the singleton is proven by a lock (run.c).

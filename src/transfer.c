@@ -207,8 +207,8 @@ copy_ascii(McTransfer *transfer, const char *text)
  * has not asked for was not sent; what curl has taken may still have been in its
  * buffer, which counts as sent.
  */
-bool
-mc_transfer_sent(McTransfer *transfer)
+static bool
+is_sent(McTransfer *transfer)
 {
 	return transfer->connected && bytes_sent(transfer) > transfer->size_before &&
 		   transfer->body_taken == transfer->request->body_len;
@@ -252,7 +252,7 @@ mc_transfer_finish(McTransfer *transfer, CURLcode code)
 	request->status = (int) status;
 	request->seconds = (double) microseconds / 1000000;
 	request->retry_after_s = retry_after > 0 ? (int) Min(retry_after, MAX_RETRY_AFTER_S) : -1;
-	request->sent = mc_transfer_sent(transfer);
+	request->sent = is_sent(transfer);
 	request->complete = code == CURLE_OK && is_whole(transfer, status);
 	request->too_large = transfer->too_large;
 	request->content_type = content_type == NULL ? NULL : copy_ascii(transfer, content_type);

@@ -88,7 +88,7 @@ claim(void *arg)
 /*
  * In a transaction: the next unit of this kind that is due, or NULL. The slot is
  * the unit's from then on. What raises is a defect of the kind, not of a
- * contact; it is reported, failed is set, and the caller tries again later.
+ * contact; it is reported, result says so, and the caller tries again later.
  */
 McUnit *
 mc_unit_claim(const McKind *kind, const McConnection *connection, int slot, MemoryContext parent,

@@ -43,7 +43,6 @@ PG_FUNCTION_INFO_V1(unit_take);
 PG_FUNCTION_INFO_V1(unit_release);
 PG_FUNCTION_INFO_V1(unit_haunt);
 PG_FUNCTION_INFO_V1(unit_ghost);
-PG_FUNCTION_INFO_V1(unit_next_free);
 PG_FUNCTION_INFO_V1(unit_engine);
 PG_FUNCTION_INFO_V1(unit_launcher);
 PG_FUNCTION_INFO_V1(unit_launcher_wake);
@@ -168,8 +167,8 @@ unit_serial(PG_FUNCTION_ARGS)
 }
 
 /*
- * unit_parallel(requests, cancel, raise): all at once. After so many answers the
- * first request is cancelled, or an error raised.
+ * unit_parallel(requests, raise): all at once. After so many answers an error is
+ * raised.
  */
 Datum
 unit_parallel(PG_FUNCTION_ARGS)
@@ -193,8 +192,6 @@ unit_parallel(PG_FUNCTION_ARGS)
 			continue;
 		answers++;
 		if (answers == PG_GETARG_INT32(1))
-			mc_http_cancel(http, requests[0]);
-		if (answers == PG_GETARG_INT32(2))
 			ereport(ERROR, (errcode(ERRCODE_RAISE_EXCEPTION), errmsg("raised")));
 	}
 	for (int i = 0; i < n; i++)
@@ -275,17 +272,6 @@ unit_ghost(PG_FUNCTION_ARGS)
 	mc_slot_take_ghost(text_to_cstring(PG_GETARG_TEXT_PP(0)),
 					   TimestampTzPlusMilliseconds(mc_clock_now(), PG_GETARG_INT32(1) * 1000L));
 	PG_RETURN_VOID();
-}
-
-/* in whole seconds from now; NULL: never */
-Datum
-unit_next_free(PG_FUNCTION_ARGS)
-{
-	TimestampTz next = mc_slot_next_free();
-
-	if (next == DT_NOEND)
-		PG_RETURN_NULL();
-	PG_RETURN_INT32((TimestampDifferenceMilliseconds(mc_clock_now(), next) + 500) / 1000);
 }
 
 /* NULL: no engine any more; else whether it is a worker */

@@ -1,7 +1,7 @@
 -- The functions of unit.c; :module is its path.
 CREATE FUNCTION unit_serial(requests text[], body integer DEFAULT -1, timeout_ms integer DEFAULT 60000,
 	max_response integer DEFAULT 67108864) RETURNS text LANGUAGE c AS :'module';
-CREATE FUNCTION unit_parallel(requests text[], cancel_after integer DEFAULT 0, raise_after integer DEFAULT 0)
+CREATE FUNCTION unit_parallel(requests text[], raise_after integer DEFAULT 0)
 	RETURNS text LANGUAGE c AS :'module';
 CREATE FUNCTION unit_latch(request text) RETURNS boolean LANGUAGE c AS :'module';
 CREATE FUNCTION unit_files() RETURNS integer LANGUAGE c AS :'module';
@@ -10,7 +10,6 @@ CREATE FUNCTION unit_take(slot_user text, max integer, bulk boolean DEFAULT fals
 CREATE FUNCTION unit_release(slot integer) RETURNS void LANGUAGE c AS :'module';
 CREATE FUNCTION unit_haunt(slot integer, seconds integer) RETURNS void LANGUAGE c AS :'module';
 CREATE FUNCTION unit_ghost(slot_user text, seconds integer) RETURNS void LANGUAGE c AS :'module';
-CREATE FUNCTION unit_next_free() RETURNS integer LANGUAGE c AS :'module';
 CREATE FUNCTION unit_engine(is_worker boolean) RETURNS void LANGUAGE c AS :'module';
 CREATE FUNCTION unit_launcher() RETURNS void LANGUAGE c AS :'module';
 CREATE FUNCTION unit_launcher_wake() RETURNS void LANGUAGE c AS :'module';
