@@ -112,6 +112,8 @@ sub later
 	my $offset = $self->{node}{later} += $seconds;
 	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$offset seconds'");
 	$self->{node}->query('SELECT pg_reload_conf()');
+	# else it might take effect between two statements of the test
+	$self->{node}->wait_until("SELECT current_setting('mailchimp_sync.clock_offset')::interval = interval '$offset seconds'");
 }
 
 sub campaign

@@ -150,7 +150,7 @@ for my $when ('before', 'after')
 
 # The push is lost, then the contact leaves: not before the old request can no longer land.
 $crm->requests;
-$crm->setting(request_timeout => '300ms');
+$crm->setting(request_timeout => '3s');
 $sim->fault(method => 'POST', path => '^/lists/[^/]+$', times => 1, fault => 'hang');
 $crm->ann("UPDATE crm.candidate SET first_name = 'lost' WHERE id = 17");
 McTest::begin($run, 'CALL mc_run();');

@@ -67,7 +67,7 @@ sub try_fault
 	is($crm->shown('c39@crm.test'), "subscribed|$name|g0", "$name: who has not changed arrives as well");
 }
 
-$crm->setting(request_timeout => '1s');
+$crm->setting(request_timeout => '3s');
 $crm->setting(max_response => '1MB');
 try_fault('bare_429', 'bare_429', 'refused', 'throttled');
 try_fault('bare_403', 'bare_403', 'refused', 'throttled');

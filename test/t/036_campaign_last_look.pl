@@ -37,7 +37,7 @@ is($crm->recipients($campaign), '1 sent, 2 skipped opted_out, 3 sent', 'with the
 
 # ---- the answer to "create" is lost, the campaign appears late, and looking for it fails at first: one campaign, sent once
 
-$node->query("ALTER SYSTEM SET mailchimp_sync.request_timeout = '1s'");
+$node->query("ALTER SYSTEM SET mailchimp_sync.request_timeout = '3s'");
 $node->query('SELECT pg_reload_conf()');
 for my $fault ({ type => 'status', status => 500, json => \1 }, 'bare_429')
 {
