@@ -135,18 +135,21 @@ for my $death ([ 'POST', '/segments$', 'after' ], [ 'POST', '/segments/\d+$', 'a
 	$crm->run_engine;
 	$sim->wait_held;
 	$crm->break_off(1);
+	# reads that died with it would take slots from the copy for longer than its campaign waits
+	$crm->later(140);
 	$sim->release unless $when eq 'late';
 	my $copy = copy_of($dump);
 	# who was put into the segment by the original
 	$copy->mia("SELECT mc_opt_out('candidate', 6)");
 	$copy->ada('SELECT mc_resume()');
-	# Other work of the copy can keep it until the waiting is over; what it says of the campaign is there at once.
-	eval { $copy->mia("SET statement_timeout = '30s'; CALL mc_run()") };
+	$copy->mia('CALL mc_run()');
 	is($copy->column($campaign, 'status'), 'preparing', "the original died at $method $path, $when: the copy waits");
 	like($copy->column($campaign, 'last_error'), qr/^waiting until requests of the database that this is a copy of/, 'and says why');
 	$sim->release if $when eq 'late';
 	$copy->run_engine;
 	$copy->wait_status($campaign, 'sent');
+	# one that is found sent is so at once, then those who got it are read
+	$node->wait_until("SELECT goal IS NULL FROM mailchimp_sync.campaign WHERE campaign_id = $campaign", db => $copy->{db});
 	is($crm->remains($name), 'campaigns 1 sends 1 segments 1 p5@example.org=1 p7@example.org=1', 'sent once, not to who opted out in the copy');
 	is($copy->recipients($campaign), '5 sent, 6 skipped opted_out, 7 sent', 'everybody has one status');
 	is($copy->mia('SELECT count(*) FROM mc_failure'), 0, 'nothing failed');
