@@ -48,8 +48,6 @@ typedef struct McTransfer
  */
 extern CURLcode mc_transfer_prepare(McTransfer *transfer, McHttpRequest *request);
 
-/* Whether the whole request may have left. */
-
 /* Fills in the answer, with what curl says about the end. Raises only out of memory. */
 extern void mc_transfer_finish(McTransfer *transfer, CURLcode code);
 
