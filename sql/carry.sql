@@ -83,7 +83,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.opt_out_next(_connection text) RETURNS SETOF mailchimp_sync.work
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.carry_end();
@@ -131,7 +130,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.opt_out_done(_inflight_id bigint, _status text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_w		mailchimp_sync.work;
@@ -213,7 +211,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.opt_out_refused(_inflight_id bigint, _title text, _detail text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	-- the title may be translated, the words in the detail say the same

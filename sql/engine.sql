@@ -25,6 +25,14 @@ CREATE TYPE mailchimp_sync.work AS (
 	hashes			bytea[]
 );
 
+-- rows of a page, of whatever is read in pages; larger ones are slow and fail (API 3.0)
+CREATE FUNCTION mailchimp_sync.page_size() RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT 1000
+$$;
+
 CREATE TABLE mailchimp_sync.inflight (
 	inflight_id		bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
 	kind			text NOT NULL,

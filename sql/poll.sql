@@ -159,14 +159,6 @@ CREATE TABLE mailchimp_sync.poll_page (
 	PRIMARY KEY (campaign_id, walk, page_offset)
 );
 
--- rows of a page, of whatever is read in pages; larger ones are slow and fail (API 3.0)
-CREATE FUNCTION mailchimp_sync.page_size() RETURNS integer
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT 1000
-$$;
-
 -- an instant in a query string, where a plus sign would be a blank
 CREATE FUNCTION mailchimp_sync.query_instant(_at timestamptz) RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

@@ -154,13 +154,11 @@ AS $$
 	SELECT k.email_hash, k.status, k.reason FROM known k WHERE k.old_status IS DISTINCT FROM k.status
 $$;
 
--- gives up soon where somebody's open transaction is in the way, so that nobody halts the engine
 CREATE FUNCTION mailchimp_sync.read_seen(_audience_id integer, _asked_at timestamptz, _ids text[], _emails text[],
 	_statuses text[], _contact_ids text[], _reasons text[], _last_changed text[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_hashes	text[];

@@ -197,15 +197,13 @@ $$;
 /*
  * Who left by a mail, or complained about it. All of them come each time, so
  * only what was not known yet has consequences: somebody who opted in again is
- * not put out once more by an old line of the report. Gives up soon where
- * somebody's open transaction is in the way, so that nobody halts the engine.
+ * not put out once more by an old line of the report.
  */
 CREATE FUNCTION mailchimp_sync.unsubscribes_seen(_campaign_id bigint, _ids text[], _emails text[], _times text[],
 	_reasons text[], _complained boolean)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 SET enable_hashjoin = off
 SET enable_mergejoin = off
 AS $$

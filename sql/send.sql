@@ -161,11 +161,10 @@ AS $$
 	FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id;
 $$;
 
--- the campaign, locked for the answer to one of its requests; gives up soon, so that nobody's open transaction halts the engine
+-- the campaign, locked for the answer to one of its requests
 CREATE FUNCTION mailchimp_sync.answered_campaign(_campaign_id bigint) RETURNS mailchimp_sync.campaign
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_c	mailchimp_sync.campaign;
@@ -176,6 +175,35 @@ END
 $$;
 
 /* ---- the kind "campaign" ---- */
+
+-- the campaigns whose next step may be done now, and which one that is
+CREATE FUNCTION mailchimp_sync.campaign_ready(_connection text, _is_local boolean, OUT campaign_id bigint, OUT step text,
+	OUT at timestamptz)
+RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT c.campaign_id, s.step, coalesce(c.next_attempt_at, mailchimp_sync.clock())
+	FROM mailchimp_sync.usable_connection u
+	JOIN (
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, o.step
+		FROM mailchimp_sync.campaign o WHERE o.goal IS NOT NULL
+		UNION ALL
+		-- who opted out leaves the segment of a prepared campaign at once (D12)
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, 'remove'
+		FROM mailchimp_sync.campaign o
+		WHERE o.status = 'prepared' AND o.goal IS NULL AND EXISTS (SELECT FROM mailchimp_sync.recipient r
+			WHERE r.campaign_id = o.campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL)
+	) c USING (connection)
+	JOIN mailchimp_sync.campaign_steps() s ON s.step = c.step AND s.is_local = _is_local
+	WHERE (_connection IS NULL OR c.connection = _connection)
+		-- what has left already is seen to its end
+		AND (c.status = 'sending' OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a
+			WHERE a.audience_id = c.audience_id AND a.paused))
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
+			WHERE f.kind = 'campaign' AND f.campaign_id = c.campaign_id AND f.doubt_at IS NULL)
+	ORDER BY 3, 1
+$$;
 
 -- a request of the campaign that may still land, other than the step's own
 CREATE FUNCTION mailchimp_sync.campaign_ghost(_campaign_id bigint, _step text) RETURNS timestamptz
@@ -243,7 +271,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.campaign_next(_connection text) RETURNS SETOF mailchimp_sync.work
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_ready	record;

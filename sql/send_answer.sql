@@ -1,9 +1,10 @@
 /*
  * send_answer.sql: what each answer of Mailchimp means for a campaign (see send.sql).
  *
- * Called by src/campaign.c with what it read in the answer; all of them wait for
- * somebody's lock for a second at most, and end by saying where the campaign goes.
+ * Called by src/campaign.c with what it read in the answer; all of them end by
+ * saying where the campaign goes.
  */
+
 -- what was asked before is known to have landed
 CREATE FUNCTION mailchimp_sync.forget_ghosts(_campaign_id bigint, _step text) RETURNS void
 LANGUAGE sql VOLATILE
@@ -32,11 +33,11 @@ AS $$
 $$;
 
 -- the next page of a search; what is in doubt stays so
-CREATE FUNCTION mailchimp_sync.campaign_look_on(_c mailchimp_sync.campaign, _rows integer) RETURNS void
+CREATE FUNCTION mailchimp_sync.campaign_look_on(_c mailchimp_sync.campaign) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE mailchimp_sync.campaign SET cursor = coalesce(_c.cursor::integer, 0) + _rows, next_attempt_at = NULL
+	UPDATE mailchimp_sync.campaign SET cursor = coalesce(_c.cursor::integer, 0) + mailchimp_sync.page_size(), next_attempt_at = NULL
 	WHERE campaign_id = _c.campaign_id
 $$;
 
@@ -51,7 +52,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.segment_done(_campaign_id bigint, _segment_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -65,7 +65,6 @@ CREATE FUNCTION mailchimp_sync.find_segment_done(_campaign_id bigint, _looked_at
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_c		mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
@@ -73,8 +72,8 @@ DECLARE
 BEGIN
 	SELECT f.id::bigint INTO _found FROM unnest(_ids, _names) AS f(id, name)
 	WHERE mailchimp_sync.bears_marker(f.name, _c.marker) LIMIT 1;
-	IF _found IS NULL AND cardinality(_ids) >= 1000 THEN
-		PERFORM mailchimp_sync.campaign_look_on(_c, 1000);
+	IF _found IS NULL AND cardinality(_ids) >= mailchimp_sync.page_size() THEN
+		PERFORM mailchimp_sync.campaign_look_on(_c);
 	ELSIF _c.restored_at IS NOT NULL THEN
 		UPDATE mailchimp_sync.campaign SET segment_id = coalesce(_found, segment_id) WHERE campaign_id = _campaign_id;
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'find_campaign');
@@ -120,7 +119,6 @@ CREATE FUNCTION mailchimp_sync.fill_done(_inflight_id bigint, _campaign_id bigin
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -145,7 +143,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.remove_done(_inflight_id bigint, _campaign_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -160,7 +157,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.create_done(_campaign_id bigint, _mailchimp_id text, _web_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -174,7 +170,6 @@ CREATE FUNCTION mailchimp_sync.find_campaign_done(_campaign_id bigint, _looked_a
 	_web_ids text[], _statuses text[], _titles text[], _segment_ids text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_c		mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
@@ -187,8 +182,8 @@ BEGIN
 	WHERE mailchimp_sync.bears_marker(f.title, _c.marker)
 		OR (f.segment_id = _c.segment_id::text AND f.status IN ('sending', 'sent'))
 	ORDER BY f.position DESC LIMIT 1;
-	IF _found.id IS NULL AND cardinality(_ids) >= 1000 THEN
-		PERFORM mailchimp_sync.campaign_look_on(_c, 1000);
+	IF _found.id IS NULL AND cardinality(_ids) >= mailchimp_sync.page_size() THEN
+		PERFORM mailchimp_sync.campaign_look_on(_c);
 	ELSIF _c.restored_at IS NOT NULL THEN
 		UPDATE mailchimp_sync.campaign SET mailchimp_id = _found.id, web_id = _found.web_id::bigint
 		WHERE campaign_id = _campaign_id RETURNING * INTO _c;
@@ -216,7 +211,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.settings_done(_campaign_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -229,7 +223,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.content_done(_campaign_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -246,7 +239,6 @@ CREATE FUNCTION mailchimp_sync.look_done(_campaign_id bigint, _step text, _looke
 	_count bigint, _archive_url text, _emails_sent bigint, _send_time text, _template_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
@@ -371,7 +363,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.walk_done(_campaign_id bigint, _hashes text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_c			mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
@@ -381,8 +372,8 @@ BEGIN
 	WHERE r.campaign_id = _campaign_id AND r.email_hash = ANY (_hashes) AND r.status IN ('pending', 'skipped')
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.recipient o WHERE r.status = 'skipped' AND o.campaign_id = _campaign_id
 			AND o.email_hash = r.email_hash AND o.status = 'pending');
-	IF cardinality(_hashes) >= 1000 THEN
-		PERFORM mailchimp_sync.campaign_continue(_campaign_id, (coalesce(_c.cursor::integer, 0) + 1000)::text);
+	IF cardinality(_hashes) >= mailchimp_sync.page_size() THEN
+		PERFORM mailchimp_sync.campaign_continue(_campaign_id, (coalesce(_c.cursor::integer, 0) + mailchimp_sync.page_size())::text);
 		RETURN;
 	END IF;
 	UPDATE mailchimp_sync.recipient SET status = 'skipped', skip_reason = 'unsubscribed',
@@ -405,7 +396,6 @@ CREATE FUNCTION mailchimp_sync.checklist_done(_campaign_id bigint, _is_ready boo
 	_details text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -425,7 +415,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.send_done(_campaign_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -438,7 +427,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.drop_done(_campaign_id bigint, _step text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -461,7 +449,6 @@ CREATE FUNCTION mailchimp_sync.campaign_refused(_campaign_id bigint, _step text,
 	_detail text) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);

@@ -35,8 +35,8 @@ CREATE FUNCTION mailchimp_sync.ask_find_segment(_c mailchimp_sync.campaign) RETU
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT 'GET', format('/lists/%s/segments?type=static&fields=segments.id,segments.name&count=1000&offset=%s', _c.list_id,
-		coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	SELECT 'GET', format('/lists/%s/segments?type=static&fields=segments.id,segments.name&count=%s&offset=%s', _c.list_id,
+		mailchimp_sync.page_size(), coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
 $$;
 
 -- members out of the segment: those that are skipped, and addresses that were changed
@@ -116,10 +116,10 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT CASE WHEN _c.mailchimp_id IS NULL THEN 'GET' END,
-		format('/campaigns?list_id=%s&sort_field=create_time&sort_dir=DESC&count=1000&offset=%s'
+		format('/campaigns?list_id=%s&sort_field=create_time&sort_dir=DESC&count=%s&offset=%s'
 			'&fields=campaigns.id,campaigns.web_id,campaigns.status,campaigns.settings.title,'
 			'campaigns.recipients.segment_opts.saved_segment_id',
-			_c.list_id, coalesce(_c.cursor, '0')),
+			_c.list_id, mailchimp_sync.page_size(), coalesce(_c.cursor, '0')),
 		NULL::jsonb, NULL::integer[], NULL::text[], CASE WHEN _c.mailchimp_id IS NOT NULL AND _c.restored_at IS NOT NULL THEN 'look' END
 $$;
 
@@ -185,8 +185,8 @@ CREATE FUNCTION mailchimp_sync.ask_walk(_c mailchimp_sync.campaign) RETURNS mail
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT 'GET', format('/lists/%s/segments/%s/members?fields=members.id&count=1000&offset=%s', _c.list_id, _c.segment_id,
-		coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	SELECT 'GET', format('/lists/%s/segments/%s/members?fields=members.id&count=%s&offset=%s', _c.list_id, _c.segment_id,
+		mailchimp_sync.page_size(), coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
 $$;
 
 CREATE FUNCTION mailchimp_sync.ask_checklist(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
@@ -268,8 +268,8 @@ CREATE FUNCTION mailchimp_sync.ask_sent_to(_c mailchimp_sync.campaign) RETURNS m
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT 'GET', format('/reports/%s/sent-to?fields=sent_to.email_id,sent_to.email_address&count=1000&offset=%s',
-		_c.mailchimp_id, coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	SELECT 'GET', format('/reports/%s/sent-to?fields=sent_to.email_id,sent_to.email_address&count=%s&offset=%s',
+		_c.mailchimp_id, mailchimp_sync.page_size(), coalesce(_c.cursor, '0')), NULL::jsonb, NULL::integer[], NULL::text[], NULL
 $$;
 
 CREATE FUNCTION mailchimp_sync.ask_drop_campaign(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask

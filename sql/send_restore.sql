@@ -1,7 +1,6 @@
 /*
  * send_restore.sql: campaigns in a copy of a database that was told to go on
- * (see send.sql), first what is done in the database, then what the answers
- * to its looks mean.
+ * (see send.sql): the search for what the original made, and what is done with it.
  */
 
 -- mc_resume in a copy: what became of campaigns that are not over here is to be found out before anything is done with them
@@ -22,84 +21,6 @@ AS $$
 	UPDATE mailchimp_sync.campaign SET restored_at = '-infinity'
 	WHERE campaign_id = _c.campaign_id AND restored_at + mailchimp_sync.ghost_life() <= mailchimp_sync.clock();
 	SELECT true;
-$$;
-
--- the campaigns whose next step may be done now, and which one that is
-CREATE FUNCTION mailchimp_sync.campaign_ready(_connection text, _is_local boolean, OUT campaign_id bigint, OUT step text,
-	OUT at timestamptz)
-RETURNS SETOF record
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT c.campaign_id, s.step, coalesce(c.next_attempt_at, mailchimp_sync.clock())
-	FROM mailchimp_sync.usable_connection u
-	JOIN (
-		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, o.step
-		FROM mailchimp_sync.campaign o WHERE o.goal IS NOT NULL
-		UNION ALL
-		-- who opted out leaves the segment of a prepared campaign at once (D12)
-		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, 'remove'
-		FROM mailchimp_sync.campaign o
-		WHERE o.status = 'prepared' AND o.goal IS NULL AND EXISTS (SELECT FROM mailchimp_sync.recipient r
-			WHERE r.campaign_id = o.campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL)
-	) c USING (connection)
-	JOIN mailchimp_sync.campaign_steps() s ON s.step = c.step AND s.is_local = _is_local
-	WHERE (_connection IS NULL OR c.connection = _connection)
-		-- what has left already is seen to its end
-		AND (c.status = 'sending' OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a
-			WHERE a.audience_id = c.audience_id AND a.paused))
-		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
-			WHERE f.kind = 'campaign' AND f.campaign_id = c.campaign_id AND f.doubt_at IS NULL)
-	ORDER BY 3, 1
-$$;
-
--- a step in the database; what goes wrong is noted with the campaign and does not stop the others
-CREATE FUNCTION mailchimp_sync.do_campaign_step(_c mailchimp_sync.campaign) RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
-AS $$
-DECLARE
-	_done	boolean;
-BEGIN
-	EXECUTE format('SELECT mailchimp_sync.%I($1)', 'step_' || _c.step) INTO _done USING _c;
-	IF _done THEN
-		PERFORM mailchimp_sync.campaign_go(_c.campaign_id);
-	END IF;
-EXCEPTION WHEN lock_not_available THEN
-	PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, coalesce(mailchimp_sync.opting_out(), SQLERRM), _c.cursor);
-WHEN OTHERS THEN
-	PERFORM mailchimp_sync.campaign_trouble(_c.campaign_id, _c.step, _c.cursor, SQLERRM);
-END
-$$;
-
--- one step in the database of one campaign
-CREATE FUNCTION mailchimp_sync.campaign_step() RETURNS bigint
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	_c	mailchimp_sync.campaign;
-BEGIN
-	SELECT c.* INTO _c
-	FROM mailchimp_sync.campaign_ready(NULL, true) r
-	JOIN mailchimp_sync.campaign c USING (campaign_id, step)
-	WHERE r.at <= mailchimp_sync.clock()
-	ORDER BY r.at, c.campaign_id LIMIT 1
-	FOR NO KEY UPDATE OF c SKIP LOCKED;
-	IF NOT FOUND THEN
-		RETURN 0;
-	END IF;
-	PERFORM mailchimp_sync.do_campaign_step(_c);
-	RETURN 1;
-END
-$$;
-
-CREATE FUNCTION mailchimp_sync.campaign_step_due() RETURNS timestamptz
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT min(r.at) FROM mailchimp_sync.campaign_ready(NULL, true) r
 $$;
 
 /* ---- answers ---- */
@@ -150,7 +71,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.renew_done(_campaign_id bigint) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
@@ -165,7 +85,6 @@ $$;
 CREATE FUNCTION mailchimp_sync.sent_to_done(_campaign_id bigint, _hashes text[], _emails text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '1s'
 AS $$
 DECLARE
 	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
@@ -189,8 +108,8 @@ BEGIN
 	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET email = excluded.email, email_hash = excluded.email_hash,
 		status = 'sent', skip_reason = NULL, detail = NULL, filled = true
 	WHERE r.status IN ('pending', 'skipped');
-	IF cardinality(_hashes) >= 1000 THEN
-		PERFORM mailchimp_sync.campaign_look_on(_c, 1000);
+	IF cardinality(_hashes) >= mailchimp_sync.page_size() THEN
+		PERFORM mailchimp_sync.campaign_look_on(_c);
 		RETURN;
 	END IF;
 	UPDATE mailchimp_sync.recipient SET status = 'skipped', skip_reason = 'not_member',

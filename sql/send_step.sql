@@ -2,9 +2,60 @@
  * send_step.sql: the steps of a campaign that are taken in the database alone
  * (see send.sql): who gets it, with which data, and the fixing of recipients.
  *
+ * The engine calls campaign_step(), which takes the next step of one campaign.
  * step_NAME(campaign) returns true when the step is done. What takes long goes by
  * pages, each in a transaction of its own; the cursor is in the campaign's row.
  */
+
+-- a step in the database; what goes wrong is noted with the campaign and does not stop the others
+CREATE FUNCTION mailchimp_sync.do_campaign_step(_c mailchimp_sync.campaign) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_done	boolean;
+BEGIN
+	EXECUTE format('SELECT mailchimp_sync.%I($1)', 'step_' || _c.step) INTO _done USING _c;
+	IF _done THEN
+		PERFORM mailchimp_sync.campaign_go(_c.campaign_id);
+	END IF;
+EXCEPTION WHEN lock_not_available THEN
+	PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, coalesce(mailchimp_sync.opting_out(), SQLERRM), _c.cursor);
+WHEN OTHERS THEN
+	PERFORM mailchimp_sync.campaign_trouble(_c.campaign_id, _c.step, _c.cursor, SQLERRM);
+END
+$$;
+
+-- one step in the database of one campaign
+CREATE FUNCTION mailchimp_sync.campaign_step() RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign;
+BEGIN
+	SELECT c.* INTO _c
+	FROM mailchimp_sync.campaign_ready(NULL, true) r
+	JOIN mailchimp_sync.campaign c USING (campaign_id, step)
+	WHERE r.at <= mailchimp_sync.clock()
+	ORDER BY r.at, c.campaign_id LIMIT 1
+	FOR NO KEY UPDATE OF c SKIP LOCKED;
+	IF NOT FOUND THEN
+		RETURN 0;
+	END IF;
+	PERFORM mailchimp_sync.do_campaign_step(_c);
+	RETURN 1;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.campaign_step_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT min(r.at) FROM mailchimp_sync.campaign_ready(NULL, true) r
+$$;
+
+/* ---- the steps ---- */
 
 -- the next page of recipients of one source after the cursor; keys null: there are no more
 CREATE FUNCTION mailchimp_sync.campaign_page(_c mailchimp_sync.campaign, _statuses text[], OUT source_id integer,
