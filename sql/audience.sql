@@ -186,6 +186,28 @@ BEGIN
 END
 $$;
 
+-- what becomes of a member whose contact leaves, by the policy
+CREATE FUNCTION mailchimp_sync.status_of_leaving(_on_leave text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE _on_leave WHEN 'archive' THEN 'archived' WHEN 'unsubscribe' THEN 'unsubscribed' END
+$$;
+
+-- what is lost by leaving, and what is not (R59, D9)
+CREATE FUNCTION mailchimp_sync.notice_leaving(_message text, _on_leave text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RAISE NOTICE USING MESSAGE = _message, DETAIL = CASE _on_leave
+		WHEN 'archive' THEN 'What archived members chose at Mailchimp stays with them there; when they come back, mapped fields and tags are the CRM''s again.'
+		WHEN 'unsubscribe' THEN 'Unsubscribed members come back by an act of their own alone, whatever the CRM says.'
+		WHEN 'keep' THEN 'They still get what is sent to the whole list from Mailchimp''s pages, and nothing changes their data any more.'
+		END;
+END
+$$;
+
 /*
  * Adds or replaces a source of an audience. A rule runs as the source's owner,
  * so only members of that role may set one; its columns join those that the
@@ -262,6 +284,10 @@ BEGIN
 				MESSAGE = format('audience "%s" has no source', _audience);
 		END IF;
 		PERFORM mailchimp_sync.couple(_id, _source, _settings ->> 'rule');
+	END IF;
+	IF _settings ? 'on_leave' THEN
+		PERFORM mailchimp_sync.notice_leaving(format('who leaves audience "%s" %s from now on', _audience,
+			coalesce('is ' || mailchimp_sync.status_of_leaving(_settings ->> 'on_leave'), 'stays a member')), _settings ->> 'on_leave');
 	END IF;
 	PERFORM mailchimp_sync.wake();
 END

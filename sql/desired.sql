@@ -258,8 +258,11 @@ BEGIN
 					d.email_hash, d.detail,
 					CASE WHEN m.sent_fields IS NOT NULL THEN jsonb_build_object('email', m.email,
 						'merge_fields', m.sent_fields, 'tags', to_jsonb(coalesce(m.sent_tags, '{}'))) END,
-					d.payload, mailchimp_sync.precedence(_source.position, _source.key_type, d.contact_key)
+					CASE WHEN d.action = 'leave' THEN jsonb_build_object('status', mailchimp_sync.status_of_leaving(a.on_leave))
+						ELSE d.payload END,
+					mailchimp_sync.precedence(_source.position, _source.key_type, d.contact_key)
 				FROM mailchimp_sync.desired(_audience_id, _source.source_id, _page.keys, _page.values) d
+				JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id
 				LEFT JOIN mailchimp_sync.contact c ON c.audience_id = _audience_id
 					AND c.source_id = _source.source_id AND c.contact_key = d.contact_key
 				LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience_id
@@ -271,6 +274,16 @@ BEGIN
 END
 $$;
 
+-- how many members leave by a preview, and what that means for them
+CREATE FUNCTION mailchimp_sync.notice_leaves(_audience_id integer, _leaves bigint) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.notice_leaving(format(CASE WHEN _leaves = 1 THEN '%s member would be %s' ELSE '%s members would be %s' END,
+		_leaves, mailchimp_sync.status_of_leaving(a.on_leave)), a.on_leave)
+	FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id AND _leaves > 0
+$$;
+
 /*
  * The run stores page by page, so a page sees the addresses of those before it;
  * here nothing is stored, so equal addresses on different pages are found last.
@@ -280,14 +293,18 @@ RETURNS TABLE (action text, source text, contact_key text, email text, reason te
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE WHEN r.is_later THEN 'conflict' ELSE r.action END, r.source, r.contact_key, r.email,
-		CASE WHEN r.is_later THEN 'another contact has the same address and comes first' ELSE r.reason END,
-		r.before, CASE WHEN NOT r.is_later THEN r.after END
-	FROM (
+	WITH preview AS MATERIALIZED (
 		SELECT p.*, coalesce(p.action = 'subscribe' AND p.precedence COLLATE "C" >
 			min(p.precedence COLLATE "C") FILTER (WHERE p.action = 'subscribe') OVER (PARTITION BY p.email_hash), false) AS is_later
 		FROM mailchimp_sync.preview_rows(mailchimp_sync.audience_id(_audience)) p
-	) r
+	), noticed AS MATERIALIZED (
+		SELECT mailchimp_sync.notice_leaves(mailchimp_sync.audience_id(_audience), count(*))
+		FROM preview p WHERE p.action = 'leave'
+	)
+	SELECT CASE WHEN r.is_later THEN 'conflict' ELSE r.action END, r.source, r.contact_key, r.email,
+		CASE WHEN r.is_later THEN 'another contact has the same address and comes first' ELSE r.reason END,
+		r.before, CASE WHEN NOT r.is_later THEN r.after END
+	FROM preview r, noticed
 	WHERE r.action IS NOT NULL
 	ORDER BY r.precedence COLLATE "C"
 $$;

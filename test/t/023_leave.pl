@@ -16,14 +16,26 @@ $crm->sync;
 $crm->requests;
 
 # -----------------------------------------------------------------------------------------------------------------
-# Three ways out, archived by default
+# Three ways out, archived by default (R57, R58, R74, D9)
 # -----------------------------------------------------------------------------------------------------------------
 
 $crm->ann("DELETE FROM crm.candidate WHERE id = 1; UPDATE crm.candidate SET active = false WHERE id = 2;
 	UPDATE crm.candidate SET linked = false WHERE id = 3; UPDATE crm.candidate SET email = NULL WHERE id = 4");
 is($crm->max("SELECT action, contact_key, email, reason FROM mc_preview('people') ORDER BY 2"),
 	"leave|1|c1\@crm.test|its row is gone\nleave|2|c2\@crm.test|the rule does not take it\nleave|3|c3\@crm.test|its link flag is off\nleave|4||has no e-mail address",
-	'D22: the preview of who leaves');
+	'N4, D22: the preview of who leaves');
+
+# What psql says besides the result
+sub notices
+{
+	my ($role, $sql) = @_;
+	my (undef, undef, $notices) = $node->psql('postgres', $sql, extra_params => [ '-U', $role ]);
+	return $notices =~ s/^psql:<stdin>:\d+: //mgr;
+}
+
+like(notices('max', "SELECT mc_preview('people')"), qr/^NOTICE:  4 members would be archived\nDETAIL:  What archived members chose at Mailchimp stays with them/,
+	'R59: and what they lose by that');
+is($crm->max("SELECT after FROM mc_preview('people') WHERE contact_key = '1'"), '{"status": "archived"}', 'what they would be');
 $crm->run;
 is($crm->requests, join(', ', ("$delete 204") x 4), 'one request each');
 is(join(' ', map { $crm->shown("c$_\@crm.test") =~ /^(\w+)/ } 1 .. 5), 'archived archived archived archived subscribed', 'R58, R74, D9: archived');
@@ -74,8 +86,12 @@ $sim->post('/_sim/config', { compliance => 'errors' });
 # Other policies
 # -----------------------------------------------------------------------------------------------------------------
 
-$crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "unsubscribe"}'); UPDATE crm.candidate SET active = false WHERE id = 10});
+like(notices('ann', q{SELECT mc_alter_audience('people', '{"on_leave": "unsubscribe"}')}),
+	qr/^NOTICE:  who leaves audience "people" is unsubscribed from now on\nDETAIL:  .* act of their own/, 'R59: the policy tells what it means');
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 10');
+like(notices('max', "SELECT mc_preview('people')"), qr/^NOTICE:  1 member would be unsubscribed\nDETAIL:  .* act of their own/, 'R59: so does the preview');
 $crm->run;
+is(notices('max', "SELECT mc_preview('people')"), '', 'without leaves there is nothing to say');
 is($crm->shown('c10@crm.test'), 'unsubscribed|F10|g1', 'on_leave unsubscribe');
 is($crm->state(10), 'outside|the rule does not take it', 'it is outside');
 $crm->ann("UPDATE crm.candidate SET active = true WHERE id = 10");
@@ -84,7 +100,9 @@ is($crm->shown('c10@crm.test') . ' ' . $crm->state(10), 'unsubscribed|F10|g1 ina
 is($crm->rita("SELECT mc_is_opted_out('candidate', 10)"), 'f', 'but has not opted out');
 
 $crm->requests;
-$crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "keep"}'); UPDATE crm.candidate SET active = false WHERE id = 11});
+like(notices('ann', q{SELECT mc_alter_audience('people', '{"on_leave": "keep"}')}), qr/^NOTICE:  who leaves audience "people" stays a member from now on\nDETAIL:  They still get/,
+	'R59: keep');
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 11');
 $crm->run;
 is($crm->requests . ' ' . $crm->shown('c11@crm.test') . ' ' . $crm->state(11), ' subscribed|F11|g2 outside|the rule does not take it', 'on_leave keep: nothing happens there');
 $crm->ann("UPDATE crm.candidate SET active = true, first_name = 'Again' WHERE id = 11");
