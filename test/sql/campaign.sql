@@ -48,7 +48,7 @@ SELECT mc_create_campaign('Spring', 'customers', 'Invitation');	-- fails: there 
 SELECT mc_create_campaign('Spring', 'customers', from_email => 'mia');	-- fails (R23)
 SELECT mc_prepare_campaign(:c);	-- fails with all that is missing
 
--- changed until it is prepared (R110); the subject is the name unless it is given (R22, D7), merge tags go through (R24)
+-- changed until it is prepared, what belongs to a mailing and nothing else (R19, R110); the subject is the name unless it is given (R22, D7), merge tags go through (R24)
 SELECT mc_alter_campaign(:c, '{"template": "13", "from_name": "*|OWNERNAME|*", "from_email": "mia@example.org"}');
 SELECT template_id, from_name, from_email, subject FROM mc_campaign;
 SELECT mc_alter_campaign(:c, '{"name": "Summer", "template": "Newsletter", "subject": "Hello *|FNAME|*"}');
@@ -126,7 +126,7 @@ SELECT mc_alter_campaign(:c, '{"from_email": "mia@example.net", "template": null
 SELECT * FROM mc_check_campaign(:c);
 SELECT * FROM mc_check_campaign(99);	-- fails
 
--- states: nothing starts before the audience is switched on; then intents are rows (N1)
+-- states: nothing starts before the audience is switched on (R2); then intents are rows (N1)
 SELECT mc_alter_campaign(:c, '{"from_email": "mia@example.org", "template": "Newsletter"}');
 SELECT mc_send_campaign(:c);	-- fails
 SELECT mc_sync_audience('customers');

@@ -61,7 +61,7 @@ SET ROLE regress_mc_nobody;
 SELECT mc_grant('regress_mc_nobody', 'admin');
 RESET ROLE;
 
--- the three levels, on all connections or on one
+-- the three levels, on all connections or on one (R14, D19)
 SELECT mc_grant('regress_mc_reader', 'reader');
 SELECT mc_grant('regress_mc_marketer', 'marketer', 'mc_main');
 SELECT mc_grant('regress_mc_admin', 'admin', 'mc_main');

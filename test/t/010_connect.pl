@@ -40,13 +40,13 @@ is($node->query("SELECT state FROM mc_connection", as => 'rita'), 'no_key', 'and
 is(requests(), 0, 'nothing was asked');
 
 my $error = $node->error("SELECT mc_connect('crm', 'wrong-us1')", as => 'ann');
-like($error, qr/28000: Mailchimp: API Key Invalid\nDETAIL:  Your API key may be invalid/, 'a wrong key: Mailchimp\'s words');
+like($error, qr/28000: Mailchimp: API Key Invalid\nDETAIL:  Your API key may be invalid/, 'R6: a wrong key: Mailchimp\'s words');
 is($node->query("SELECT count(*) FROM pg_user_mappings"), 0, 'and it is not stored');
 is($node->query("SELECT state FROM mc_connection", as => 'rita'), 'no_key', 'nor is anything else');
 
 my $since = last_request();
 is($node->query("SELECT mc_connect('crm', 'demo-us1')", as => 'ann'), 'Demo', 'a good one gives the account\'s name');
-is(asked($since), 'GET / GET /lists GET /templates GET /verified-domains', 'four requests');
+is(asked($since), 'GET / GET /lists GET /templates GET /verified-domains', 'R13: four requests of API 3.0');
 is($node->query("SELECT connection, owner, datacenter, account_name, state, detail, checked_at IS NOT NULL FROM mc_connection",
 	as => 'rita'), 'crm|ann|us1|Demo|ok||t', 'mc_connection');
 is($node->query("SELECT umuser::regrole, umoptions FROM pg_user_mapping"), 'ann|{api_key=demo-us1}', 'the owner\'s mapping has the key');
@@ -223,7 +223,7 @@ is($node->query("SELECT state FROM mc_connection WHERE connection = 'crm'", as =
 # The key of another role, and the public one, are never taken.
 $node->query("CREATE USER MAPPING FOR max SERVER crm OPTIONS (api_key 'wrong-us1');
 	CREATE USER MAPPING FOR PUBLIC SERVER crm OPTIONS (api_key 'wrong-us1')");
-is($node->error("SELECT mc_refresh('crm')", as => 'max'), '', 'only the owner\'s mapping counts');
+is($node->error("SELECT mc_refresh('crm')", as => 'max'), '', 'R18: only the owner\'s mapping counts, others need no key of theirs');
 $node->query("DROP USER MAPPING FOR max SERVER crm; DROP USER MAPPING FOR PUBLIC SERVER crm");
 
 # -----------------------------------------------------------------------------------------------------------------

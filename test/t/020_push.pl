@@ -16,7 +16,7 @@ my ($node, $sim, $list) = @$crm{qw(node sim list)};
 # -----------------------------------------------------------------------------------------------------------------
 
 $crm->run;
-is($crm->requests, '', 'D21: nothing is sent before the first mc_sync_audience');
+is($crm->requests, '', 'R2, D21: nothing is sent before the first mc_sync_audience');
 is($crm->rita('SELECT state FROM mc_audience'), 'new', 'the audience is new');
 is($crm->status, '', 'and has no contacts');
 

@@ -68,7 +68,7 @@ $crm->run;
 my %members = $crm->members;
 my $ours = $crm->ann("SELECT count(*) FROM crm.candidate WHERE owner_id = 1");
 is($crm->pushed, $ours, 'mc_watch: all of the owner\'s candidates');
-is(scalar(grep { $_->{merge_fields}{OWNERNAME} eq 'Ann Married' } values %members), $ours, 'R33: have the new name');
+is(scalar(grep { $_->{merge_fields}{OWNERNAME} eq 'Ann Married' } values %members), $ours, 'R33, R75: have the new name');
 $crm->ann("DELETE FROM crm.owner WHERE id = 2");
 $crm->run;
 %members = $crm->members;

@@ -24,7 +24,7 @@ sub wait_member
 	$node->wait_until("SELECT status = '$status' FROM mc_member WHERE email = '$email'", as => 'mia');
 }
 
-# ---- carried
+# ---- carried (R81, D12)
 
 $crm->mia('BEGIN; SELECT mc_opt_out(\'candidate\', 1); ROLLBACK');
 $crm->mia('SELECT mc_opt_out(\'candidate\', 2)');
@@ -113,7 +113,7 @@ $node->wait_until('SELECT every(carried_at IS NOT NULL) FROM mailchimp_sync.opt_
 is(status('p11@example.org'), 'none', 'who was not there is not made known there');
 is($crm->mia('SELECT count(*) FROM mc_failure'), 0, 'which is no failure');
 
-# ---- leaving the group
+# ---- leaving the group (D12)
 
 $crm->mia('SELECT mc_opt_in(\'candidate\', 2)');
 is($crm->mia('SELECT mc_is_opted_out(\'candidate\', 2)'), 'f', 'out of the group');

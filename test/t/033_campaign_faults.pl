@@ -75,7 +75,7 @@ ok($ran{ $_->{name} }, "$_->{name} met faults") for @kinds;
 	is($crm->remains($name), $once, 'sent as soon as Mailchimp can be reached');
 }
 
-# ---- an old request that lands after we have given it up: our clock is not moved, so that it can
+# ---- an old request that lands after we have given it up (N3): our clock is not moved, so that it can
 
 $node->query("ALTER SYSTEM SET mailchimp_sync.request_timeout = '1s'");
 $node->query('SELECT pg_reload_conf()');

@@ -42,7 +42,7 @@ sub one_crash
 		$sim->release;
 	};
 	$ways->go($kind, $name);
-	is($crm->remains($name) . ($died ? '' : ' (nothing died)'), $ways->end($kind), "$kind->{name}, $when its effect: $crash");
+	is($crm->remains($name) . ($died ? '' : ' (nothing died)'), $ways->end($kind), "N3: $kind->{name}, $when its effect: $crash");
 }
 
 my (%ran, $pairs);
