@@ -2,9 +2,12 @@
 // The order matters: a fault or hold "before" leaves the world as it was, one "after" lets the effect happen.
 
 import http from 'node:http';
+import { gzipSync } from 'node:zlib';
 import { Bell, sleep } from './lib/bell.js';
 import { Faults, Holds } from './lib/rules.js';
 import { Journal } from './lib/journal.js';
+import { batchOfUrl } from './lib/batches.js';
+import { tarOf } from './lib/tar.js';
 import { Router } from './lib/router.js';
 import { World } from './lib/world.js';
 import { badRequest, forbidden, invalid, methodNotAllowed, notFound, Problem, tooManyRequests } from './lib/problem.js';
@@ -17,6 +20,11 @@ import { control } from './control/index.js';
 import { routes } from './api/index.js';
 
 const router = new Router(routes);
+
+// A batch reads in pages of that size what a GET without count asks for.
+const PAGE_OF_BATCH = 1000;
+// What a fault that answers with a status makes of an operation.
+const FAULT_STATUS = { bare_429: 429, bare_403: 403, html_502: 502, html_504_after: 504 };
 
 // What a role may write (API.md 1: a role that may not do an action gets 403).
 const MAY = {
@@ -31,6 +39,7 @@ export class Simulator {
   constructor({ seed = 1 } = {}) {
     this.bell = new Bell();
     this.world = new World(seed);
+    this.world.operate = (batch, operation) => this.operate(batch, operation);
     this.journal = new Journal(this.world, this.bell);
     this.faults = new Faults();
     this.holds = new Holds(this.bell);
@@ -62,7 +71,11 @@ export class Simulator {
   listen(port) {
     return new Promise((resolve, reject) => {
       this.server.once('error', reject);
-      this.server.listen(port, '127.0.0.1', () => resolve(this.server.address().port));
+      this.server.listen(port, '127.0.0.1', () => {
+        const { port: taken } = this.server.address();
+        this.world.origin = `http://127.0.0.1:${taken}`;
+        resolve(taken);
+      });
     });
   }
 
@@ -79,8 +92,23 @@ export class Simulator {
       control(this, req, res, path.slice(5), query).catch((error) => crash(res, error));
     } else if (path === '/3.0' || path.startsWith('/3.0/')) {
       this.api(req, res, path.slice(4) || '/', query).catch((error) => crash(res, error));
+    } else if (path.startsWith('/_storage/')) {
+      this.store(req, res, path, query);
     } else {
       reply(res, this.world, 404, notFound().body());
+    }
+  }
+
+  // Another host of the real service: signed addresses, and no second credential beside the signature (API.md 5.10).
+  store(req, res, path, query) {
+    const batch = batchOfUrl(this.world, path, query);
+    if (req.headers.authorization) {
+      res.writeHead(400).end('Only one auth mechanism allowed');
+    } else if (req.method !== 'GET' || !batch) {
+      res.writeHead(403).end('Request has expired');
+    } else {
+      const files = batch.results.map((one, i) => [`${batch.id}/${i}.json`, JSON.stringify([one])]);
+      res.writeHead(200, { 'Content-Type': 'application/gzip' }).end(gzipSync(tarOf(files, batch.completed)));
     }
   }
 
@@ -184,13 +212,39 @@ export class Simulator {
     tick(world);
     const before = world.changes;
     try {
+      return this.outcome(call, found);
+    } finally {
+      call.entry.effect = world.changes !== before;
+    }
+  }
+
+  outcome(call, found) {
+    try {
       return { status: 200, ...this.handle(call, found) };
     } catch (error) {
       if (!(error instanceof Problem)) throw error;
       const headers = found?.allow ? { Allow: found.allow.join(', ') } : undefined;
       return { status: error.status, body: error.body(), headers };
-    } finally {
-      call.entry.effect = world.changes !== before;
+    }
+  }
+
+  // The results of an operation of a batch: what a request of its own would get, but for limit, latency, holds and journal. A
+  // GET without count goes through all pages.
+  operate({ key, user, account }, { method, path: target, params = {}, body = '', headers = {} }) {
+    const [path, text = ''] = splitOnce(target, '?');
+    const query = new URLSearchParams([...new URLSearchParams(text), ...Object.entries(params)]);
+    const found = router.find(method, path);
+    const fault = this.faults.of(method, path);
+    const failed = fault && { status: fault.status ?? FAULT_STATUS[fault.type] ?? 500, body: { title: 'Planned by a test' } };
+    if (fault?.when === 'before') return [failed];
+    const walks = method === 'GET' && found?.route?.query.count && !query.has('count');
+    if (walks) query.set('count', PAGE_OF_BATCH);
+    const results = [];
+    for (let offset = 0; ; offset += PAGE_OF_BATCH) {
+      if (offset) query.set('offset', offset);
+      const answer = this.outcome({ req: { headers }, key, user, account, query: String(query), raw: Buffer.from(body) }, found);
+      results.push(failed || answer);
+      if (!walks || !Object.values(answer.body).some((value) => value?.length === PAGE_OF_BATCH)) return results;
     }
   }
 
@@ -207,7 +261,7 @@ export class Simulator {
     if (route.write && !MAY[call.user.role].includes(route.write)) throw forbidden();
     const query = readQuery(route, call.query);
     const plan = route.shape ? planOf(route.shape, query) : ALL;
-    const ctx = { world: this.world, account: call.account, user: call.user, params, query, plan, body: readBody(route, call.raw) };
+    const ctx = { world: this.world, account: call.account, user: call.user, key: call.key, params, query, plan, body: readBody(route, call.raw) };
     const body = route.handler(ctx);
     return body === undefined ? { status: 204 } : { body: prune(body, ctx.plan) };
   }

@@ -3,6 +3,7 @@
 import { routes as account } from './account.js';
 import { routes as lists } from './lists.js';
 import { routes as batch } from './batch_subscribe.js';
+import { routes as batches } from './batches.js';
 import { routes as members } from './members.js';
 import { routes as tags } from './tags.js';
 import { routes as mergeFields } from './merge_fields.js';
@@ -13,6 +14,6 @@ import { routes as actions } from './campaign_actions.js';
 import { routes as reports } from './reports.js';
 
 export const routes = [
-  ...account, ...lists, ...batch, ...members, ...tags, ...mergeFields, ...segments, ...templates, ...campaigns, ...actions,
+  ...account, ...lists, ...batch, ...batches, ...members, ...tags, ...mergeFields, ...segments, ...templates, ...campaigns, ...actions,
   ...reports,
 ];

@@ -47,6 +47,9 @@ export const BATCH = names('total_created total_updated error_count', {
   errors: [names('email_address error error_code field field_message')],
   _links: LINKS,
 });
+export const BATCH_STATUS = names(`id status total_operations finished_operations errored_operations submitted_at completed_at
+  response_body_url`, { _links: LINKS });
+export const BATCHES = collection('batches', BATCH_STATUS);
 export const MEMBER_TAGS = collection('tags', names('id name date_added'));
 export const TAG_SEARCH = collection('tags', names('id name'));
 export const FEED = names('email_id list_id', { activity: ['*'], _links: LINKS });

@@ -111,10 +111,19 @@ function state({ world }) {
   };
 }
 
+function batches({ world }) {
+  return {
+    batches: [...world.batches.values()].map(({ id, account, status, operations, done, errored, deleted }) => ({
+      id, account: account.account_id, status, operations, done, errored, deleted,
+    })),
+  };
+}
+
 export const routes = [
   { method: 'GET', path: '/state', handler: state },
   { method: 'GET', path: '/lists/{list_id}/members', handler: members },
   { method: 'GET', path: '/segments/{list_id}', handler: segments },
   { method: 'GET', path: '/campaigns', handler: campaigns },
   { method: 'GET', path: '/mails', handler: mails },
+  { method: 'GET', path: '/batches', handler: batches },
 ];

@@ -57,8 +57,8 @@ export function forbidden(detail) {
   return new Problem(403, 'Forbidden', detail || 'You don\'t have permission to access this resource.');
 }
 
-export function tooManyRequests() {
-  return new Problem(429, 'Too Many Requests', 'You have exceeded the limit of 10 simultaneous connections.');
+export function tooManyRequests(detail) {
+  return new Problem(429, 'Too Many Requests', detail || 'You have exceeded the limit of 10 simultaneous connections.');
 }
 
 export function memberExists(email) {

@@ -2,6 +2,7 @@
 // sending ones end, and what recipients did by now changes members.
 
 import { isSegmented, linksOf, listOfCampaign, mailable, targeted } from './campaigns.js';
+import { runBatches } from './batches.js';
 import { planAtLeast } from './world.js';
 import { setStatus } from './members.js';
 
@@ -88,6 +89,7 @@ export function tick(world) {
     world.changes += 1;
   }
   happen(world, now);
+  runBatches(world);
 }
 
 // Hard bounces, unsubscribes and complaints change the member when their instant has come.

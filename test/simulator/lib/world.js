@@ -24,6 +24,11 @@ export const DEFAULTS = {
   unknown_merge_fields: 'refuse',
   merge_field_limit: 30,
   default_content: 'html',
+  batch_seconds: 2,
+  batch_operation_ms: 0,
+  batch_looks: 0,
+  batch_until: 'finished',
+  batch_total: 'late',
   compress: false,
   journal_body_bytes: 268435456,
 };
@@ -41,6 +46,8 @@ const CHOICES = {
   tags_wrong_shape: ['ignore', 'refuse'],
   unknown_merge_fields: ['refuse', 'ignore'],
   default_content: ['html', 'object'],
+  batch_until: ['pending', 'preprocessing', 'started', 'finalizing', 'finished'],
+  batch_total: ['late', 'at_once'],
 };
 
 export class World {
@@ -59,6 +66,7 @@ export class World {
     this.lists = new Map();
     this.campaigns = new Map();
     this.active = new Set();
+    this.batches = new Map();
     this.mails = [];
     this.tests = [];
     this.confirmations = [];

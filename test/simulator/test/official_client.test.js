@@ -55,6 +55,16 @@ async function send(list, segment) {
   return campaign;
 }
 
+test('a batch of operations', async () => {
+  connect();
+  const { id } = await client.batches.start({ operations: [{ method: 'GET', path: '/ping' }] });
+  await sim.advance(60);
+  assert.equal((await client.batches.status(id)).status, 'finished');
+  assert.deepEqual((await client.batches.list()).batches.map((batch) => batch.id), [id]);
+  await client.batches.deleteRequest(id);
+  await assert.rejects(client.batches.status(id), (error) => error.status === 404);
+});
+
 test('errors arrive with status and body', async () => {
   connect();
   await assert.rejects(client.lists.getList('none'), (error) => error.status === 404 && error.response.body.title === 'Resource Not Found');
