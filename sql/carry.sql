@@ -21,15 +21,24 @@ CROSS JOIN LATERAL (
 	SELECT o.email_hash WHERE o.email_hash IS NOT NULL
 	UNION
 	SELECT k.email_hash FROM mailchimp_sync.contact c
-	CROSS JOIN LATERAL (VALUES (c.email_hash), (c.member_hash)) AS k(email_hash)
+	CROSS JOIN LATERAL (VALUES (c.email_hash), (c.member_hash), (mailchimp_sync.email_hash(c.aside_email))) AS k(email_hash)
 	WHERE c.audience_id = a.audience_id AND c.source_id = o.source_id AND c.contact_key = o.contact_key
-		AND k.email_hash IS NOT NULL) AS h
+		AND k.email_hash IS NOT NULL
+	UNION
+	-- a contact with the address that is a member under its former one still
+	SELECT k.email_hash FROM mailchimp_sync.contact c
+	CROSS JOIN LATERAL (VALUES (c.member_hash), (mailchimp_sync.email_hash(c.aside_email))) AS k(email_hash)
+	WHERE c.audience_id = a.audience_id AND c.email_hash = o.email_hash AND k.email_hash <> c.email_hash) AS h
 LEFT JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = h.email_hash
 WHERE o.carried_at IS NULL
 	AND (m.status IN ('subscribed', 'pending')
 		-- a request of ours may have brought it, also back from the archive, or bring it yet
 		OR (coalesce(m.status, 'archived') = 'archived' AND EXISTS (SELECT FROM mailchimp_sync.contact c
-			WHERE c.audience_id = a.audience_id AND c.member_hash = h.email_hash))
+			WHERE c.audience_id = a.audience_id AND c.member_hash = h.email_hash
+			UNION ALL
+			SELECT FROM mailchimp_sync.contact c
+			WHERE c.audience_id = a.audience_id AND c.aside_email IS NOT NULL
+				AND mailchimp_sync.email_hash(c.aside_email) = h.email_hash))
 		-- whether a contact's address was there before us, only Mailchimp can tell; in training it is not asked (N18)
 		OR (m.email_hash IS NULL AND a.active_since IS NOT NULL
 			AND EXISTS (SELECT FROM mailchimp_sync.contact c

@@ -20,6 +20,8 @@ CREATE TABLE mailchimp_sync.contact (
 	-- the address under which a request of ours may have brought it to
 	-- Mailchimp; null: it is not there by us
 	member_hash		text COLLATE "C",
+	taken_hash		text COLLATE "C",	-- an address to which Mailchimp refused to move it: the list has that already
+	aside_email		text,				-- it may be at Mailchimp under this one instead: no answer has come (rename.sql)
 	desired_hash	bytea,				-- of what we want there
 	sent_hash		bytea,				-- of what was last accepted there
 	refused_hash	bytea,				-- of what Mailchimp refused: rests until it changes
@@ -34,6 +36,7 @@ CREATE TABLE mailchimp_sync.contact (
 );
 CREATE INDEX contact_email_hash ON mailchimp_sync.contact (audience_id, email_hash);
 CREATE INDEX contact_member_hash ON mailchimp_sync.contact (audience_id, member_hash) WHERE member_hash IS NOT NULL;
+CREATE INDEX contact_aside ON mailchimp_sync.contact (audience_id) WHERE aside_email IS NOT NULL;
 CREATE INDEX contact_source ON mailchimp_sync.contact (source_id, contact_key);
 -- the queues, in the order in which the engine takes from them
 CREATE INDEX contact_push_due ON mailchimp_sync.contact (audience_id, source_id, (coalesce(next_attempt_at, '-infinity')))

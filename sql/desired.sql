@@ -118,7 +118,13 @@ WITH audience AS MATERIALIZED (
 		CASE WHEN w.obstacle IS NULL THEN mailchimp_sync.payload(w.value) END AS payload,
 		c.contact_key IS NOT NULL AS is_known,
 		c.email AS old_email, c.email_hash AS old_email_hash, c.member_hash, c.sent_hash, c.refused_hash,
-		c.detail AS old_detail, m.status, m.archived_by_us,
+		c.detail AS old_detail, c.aside_email,
+		-- who is there now moves away first, and takes the status along
+		CASE WHEN NOT g.is_given_up THEN m.status END AS status,
+		CASE WHEN NOT g.is_given_up THEN m.archived_by_us END AS archived_by_us,
+		-- no member can move to an address that the list has already
+		c.member_hash <> w.email_hash AND (CASE WHEN NOT g.is_given_up THEN m.status END IS NOT NULL
+			OR coalesce(c.taken_hash = w.email_hash, false)) AS is_taken,
 		-- another contact that has the address and comes first
 		w.obstacle IS NULL AND (
 			w.precedence > min(w.precedence) FILTER (WHERE w.obstacle IS NULL) OVER (PARTITION BY w.email_hash)
@@ -128,7 +134,7 @@ WITH audience AS MATERIALIZED (
 				WHERE c2.audience_id = _audience_id AND c2.email_hash = w.email_hash
 					AND NOT (c2.source_id = _source_id AND c2.contact_key IN (SELECT i.contact_key FROM input i))
 					AND c2.state IN ('in_sync', 'pending', 'refused', 'inactive', 'conflict')
-					AND c2.action IS DISTINCT FROM 'leave'
+					AND (c2.action IS DISTINCT FROM 'leave' OR c2.desired_hash IS NOT NULL)
 					AND NOT EXISTS (SELECT FROM mailchimp_sync.hand h
 						WHERE h.audience_id = c2.audience_id AND h.source_id = c2.source_id
 							AND h.contact_key = c2.contact_key AND NOT h.inside)
@@ -138,8 +144,19 @@ WITH audience AS MATERIALIZED (
 		WHERE o.audience_id = _audience_id AND o.source_id = _source_id AND o.contact_key = w.contact_key LIMIT 1) AS c ON true
 	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us FROM mailchimp_sync.member o
 		WHERE o.audience_id = _audience_id AND o.email_hash = w.email_hash LIMIT 1) AS m ON true
+	CROSS JOIN LATERAL (SELECT EXISTS (
+		SELECT FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.member_hash = w.email_hash
+			AND (o.source_id, o.contact_key) <> (_source_id, w.contact_key)
+			AND coalesce((SELECT w2.email_hash <> o.member_hash AND w2.obstacle IS NULL FROM wish w2
+				WHERE o.source_id = _source_id AND w2.contact_key = o.contact_key), o.action = 'rename')
+		OFFSET 0) AS is_given_up) AS g
 ), hashed AS (
 	SELECT k.*, mailchimp_sync.payload_hash(k.payload) AS desired_hash,
+		-- Mailchimp's word on the contact under its former address goes with it (D10)
+		CASE WHEN k.is_taken THEN (SELECT m.status FROM mailchimp_sync.member m
+			WHERE m.audience_id = _audience_id AND m.email_hash = k.member_hash
+				AND m.status IN ('unsubscribed', 'cleaned', 'archived') AND NOT m.archived_by_us) END AS former_status,
 		-- is the address under which we brought it there still ours to take away?
 		k.member_hash IS NOT NULL AND a.on_leave <> 'keep'
 			AND coalesce(k.member_hash = ANY (a.allowed), true)
@@ -150,7 +167,8 @@ WITH audience AS MATERIALIZED (
 				WHERE c2.audience_id = _audience_id AND c2.email_hash = k.member_hash
 					AND (c2.source_id, c2.contact_key) <> (_source_id, k.contact_key)
 					AND c2.state IN ('in_sync', 'pending', 'conflict')
-					AND c2.action IS DISTINCT FROM 'leave') AS can_leave
+					-- who gives a former address up for this one wants it too
+					AND (c2.action IS DISTINCT FROM 'leave' OR c2.desired_hash IS NOT NULL)) AS can_leave
 	FROM known k, audience a
 ), weighed AS (
 	SELECT h.*,
@@ -159,10 +177,11 @@ WITH audience AS MATERIALIZED (
 			WHEN h.obstacle IS NOT NULL THEN h.obstacle
 			WHEN h.preceded THEN 'conflict'
 			WHEN h.status = 'forgotten' THEN 'refused'
+			WHEN h.former_status IS NOT NULL THEN 'inactive'
 			WHEN h.status IN ('cleaned', 'archived') AND NOT coalesce(h.archived_by_us, false) THEN 'inactive'
 			WHEN h.status = 'unsubscribed' AND a.on_unsubscribe <> 'ignore' THEN 'inactive'
 			WHEN h.desired_hash = h.refused_hash THEN 'refused'
-			WHEN h.desired_hash = h.sent_hash AND h.member_hash = h.email_hash
+			WHEN h.desired_hash = h.sent_hash AND h.member_hash = h.email_hash AND h.aside_email IS NULL
 				AND NOT coalesce(h.archived_by_us, false) THEN 'in_sync'
 			ELSE 'pending'
 		END AS verdict,
@@ -179,6 +198,7 @@ WITH audience AS MATERIALIZED (
 			WHEN h.obstacle = 'not_allowed' THEN 'is not among the addresses of the training connection'
 			WHEN h.preceded THEN 'another contact has the same address and comes first'
 			WHEN h.status = 'forgotten' THEN 'was deleted permanently at Mailchimp'
+			WHEN h.former_status IS NOT NULL THEN h.former_status || ' at Mailchimp under its former address'
 			WHEN h.status IN ('unsubscribed', 'cleaned', 'archived')
 				AND NOT coalesce(h.archived_by_us, false) THEN h.status || ' at Mailchimp'
 			WHEN h.desired_hash = h.refused_hash THEN h.old_detail
@@ -189,11 +209,12 @@ WITH audience AS MATERIALIZED (
 SELECT w.contact_key, coalesce(w.email, CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email END),
 	CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email_hash ELSE w.email_hash END,
 	CASE WHEN l.leaves THEN 'pending' ELSE w.verdict END,
-	w.why,
+	coalesce(w.why, CASE WHEN l.leaves THEN 'its new address is at Mailchimp already' END),
 	CASE
 		WHEN l.leaves THEN 'leave'
 		WHEN w.verdict <> 'pending' THEN NULL
-		WHEN w.member_hash <> w.email_hash THEN 'rename'
+		WHEN w.member_hash <> w.email_hash AND NOT w.is_taken OR w.member_hash IS NOT NULL AND w.aside_email IS NOT NULL
+			THEN 'rename'
 		WHEN w.status IS NULL OR w.status = 'archived' THEN 'subscribe'
 		ELSE 'update'
 	END,
@@ -202,7 +223,8 @@ FROM weighed w
 CROSS JOIN LATERAL (SELECT coalesce(w.can_leave AND w.error_state IS NULL AND (
 		w.verdict IN ('outside', 'not_linked', 'not_allowed', 'conflict')
 		OR (w.verdict = 'refused' AND w.obstacle = 'refused')
-		OR (w.verdict = 'inactive' AND w.obstacle = 'inactive')), false) AS leaves) AS l
+		OR (w.verdict = 'inactive' AND w.obstacle = 'inactive')
+		OR (w.verdict IN ('pending', 'inactive') AND w.is_taken AND w.aside_email IS NULL)), false) AS leaves) AS l
 WHERE w.verdict IS NOT NULL
 $$;
 

@@ -195,6 +195,38 @@ END
 $$;
 
 /*
+ * Evaluates a contact with those whose addresses at Mailchimp are or were the same, as
+ * must be before one of them is archived or moved: what the others want may not
+ * have been read yet. Those in conflict do not count, there may be many. False where
+ * the contact itself could not be evaluated.
+ */
+CREATE FUNCTION mailchimp_sync.fold_rivals(_audience_id integer, _source_id integer, _contact_key text) RETURNS boolean
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH address AS (
+		SELECT DISTINCT h.email_hash FROM mailchimp_sync.contact c
+		CROSS JOIN LATERAL (VALUES (c.email_hash), (c.member_hash)) AS h(email_hash)
+		WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.contact_key = _contact_key
+	), rival AS (
+		SELECT _source_id AS source_id, _contact_key COLLATE "C" AS contact_key
+		UNION
+		SELECT r.source_id, r.contact_key FROM address a
+		CROSS JOIN LATERAL (
+			SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
+			WHERE c.audience_id = _audience_id AND c.email_hash = a.email_hash AND c.state <> 'conflict'
+			UNION ALL
+			SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
+			WHERE c.audience_id = _audience_id AND c.member_hash = a.email_hash) AS r
+	), folded AS MATERIALIZED (
+		SELECT r.source_id, mailchimp_sync.fold_contacts(r.source_id, array_agg(r.contact_key ORDER BY r.contact_key))
+				IS NOT NULL AS worked
+		FROM rival r GROUP BY r.source_id ORDER BY r.source_id <> _source_id DESC
+	)
+	SELECT bool_and(f.worked) FILTER (WHERE f.source_id = _source_id) FROM folded f
+$$;
+
+/*
  * A table that has doubled since the planner looked at it is looked at again:
  * autovacuum comes too late for a first fill, and does not see what a
  * mc_run has written before its end.

@@ -19,7 +19,8 @@ BEGIN
 			-- evaluated anew just before the request: it may have come back, then the next one
 			LOOP
 				_key := mailchimp_sync.leave_ready(_audience.audience_id, _source_id);
-				EXIT WHEN _key IS NULL OR mailchimp_sync.fold_contacts(_source_id, ARRAY[_key]) IS NULL;
+				EXIT WHEN _key IS NULL
+					OR NOT mailchimp_sync.fold_rivals(_audience.audience_id, _source_id, _key);
 				RETURN QUERY
 				SELECT _connection, CASE WHEN _audience.on_leave = 'archive' THEN 'DELETE' ELSE 'PATCH' END,
 					format('/lists/%s/members/%s', _audience.list_id, c.member_hash),
@@ -91,8 +92,10 @@ AS $$
 		status_before = CASE WHEN _found THEN coalesce(m.status, 'subscribed') END,
 		archived_by_us = excluded.archived_by_us;
 
-	UPDATE mailchimp_sync.contact c SET member_hash = NULL, sent_hash = NULL, attempts = 0, next_attempt_at = NULL,
-		action = NULL
+	-- not there: it may have stepped aside
+	UPDATE mailchimp_sync.contact c SET
+		member_hash = CASE WHEN NOT _found THEN mailchimp_sync.email_hash(c.aside_email) END,
+		aside_email = NULL, sent_hash = NULL, attempts = 0, next_attempt_at = NULL, action = NULL
 	FROM mailchimp_sync.carried(_inflight_id) s
 	WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key;
 

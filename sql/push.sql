@@ -24,6 +24,9 @@ AS $$
 		WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.action IN ('subscribe', 'update')
 			AND coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
 			AND c.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.push_busy b WHERE b.audience_id = _audience_id)
+			-- who is there under that address moves away first
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact o
+				WHERE o.audience_id = _audience_id AND o.member_hash = c.email_hash AND o.action = 'rename' OFFSET 0)
 		ORDER BY coalesce(c.next_attempt_at, '-infinity')
 		LIMIT current_setting('mailchimp_sync.batch_size')::integer
 	), numbered AS (
@@ -152,6 +155,8 @@ AS $$
 		FROM mailchimp_sync.contact c
 		WHERE c.audience_id = a.audience_id AND c.source_id = s.source_id AND c.action IN ('subscribe', 'update')
 			AND (a.audience_id, c.email_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.push_busy b)
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact o
+				WHERE o.audience_id = a.audience_id AND o.member_hash = c.email_hash AND o.action = 'rename' OFFSET 0)
 		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1) AS d
 	WHERE a.active_since IS NOT NULL AND NOT a.paused AND s.state <> 'stopped'
 $$;

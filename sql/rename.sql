@@ -3,25 +3,95 @@
  *
  * One PATCH of email_address keeps the member's status and history (D10); its
  * other data follow by push under the new address. Waits for every ghost of
- * both addresses. Where the list knows the new address already the change is
- * refused there, and rests with Mailchimp's words until the contact changes.
+ * both addresses.
+ *
+ * Mailchimp moves nobody to an address that the list has. Where it is another
+ * contact's who moves too, that one goes first; where contacts took each other's
+ * addresses in a circle one of them steps aside to an address of its own
+ * ("aside"), so that each keeps its status and none inherits another's. Where the
+ * address is there for good, the contact gives its former one up and takes over the
+ * member under the new one (desired.sql); that an address is there may first be
+ * known by the refusal.
+ *
+ * Whether a member has stepped aside is not known until an answer comes, perhaps of
+ * a later request: contact.aside_email is set until then, and whoever finds nobody
+ * under member_hash looks there.
  */
 CREATE INDEX contact_rename_due ON mailchimp_sync.contact (audience_id, next_attempt_at NULLS FIRST)
 	WHERE action = 'rename';
 
-CREATE FUNCTION mailchimp_sync.rename_ready(_audience_id integer)
+-- the contact that is at Mailchimp under an address and is to move
+CREATE FUNCTION mailchimp_sync.moves_away(_audience_id integer, _email_hash text)
 RETURNS SETOF mailchimp_sync.contact
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT c.*
-	FROM mailchimp_sync.contact c
-	JOIN mailchimp_sync.source s USING (source_id)
-	WHERE c.audience_id = _audience_id AND c.action = 'rename'
-		AND mailchimp_sync.source_is_usable(s)
-		AND (c.audience_id, c.member_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b)
-		AND (c.audience_id, c.email_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b)
-	ORDER BY c.next_attempt_at NULLS FIRST LIMIT 1
+	SELECT c.* FROM mailchimp_sync.contact c
+	WHERE c.audience_id = _audience_id AND c.member_hash = _email_hash AND c.action = 'rename'
+$$;
+
+-- is the new address another one's, who moves away first?
+CREATE FUNCTION mailchimp_sync.waits_for_another(_contact mailchimp_sync.contact) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT EXISTS (SELECT FROM mailchimp_sync.moves_away(_contact.audience_id, _contact.email_hash) o
+		WHERE (o.source_id, o.contact_key) <> (_contact.source_id, _contact.contact_key))
+$$;
+
+-- do the contacts that wait for each other's addresses stand in a circle, in which nobody is on the way yet?
+CREATE FUNCTION mailchimp_sync.waits_for_itself(_contact mailchimp_sync.contact) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH RECURSIVE way(email_hash) AS (
+		SELECT _contact.email_hash
+		UNION
+		SELECT o.email_hash FROM way w
+		CROSS JOIN LATERAL mailchimp_sync.moves_away(_contact.audience_id, w.email_hash) o
+	)
+	SELECT EXISTS (SELECT FROM way w WHERE w.email_hash = _contact.member_hash)
+		AND NOT EXISTS (SELECT FROM way w JOIN mailchimp_sync.busy b USING (email_hash)
+			WHERE b.audience_id = _contact.audience_id)
+$$;
+
+/*
+ * The contact that can move next, of those that rest no longer than _before: one
+ * whose new address nobody holds, else one of a circle, which steps aside.
+ */
+CREATE FUNCTION mailchimp_sync.rename_ready(_audience_id integer, _before timestamptz, OUT contact mailchimp_sync.contact, OUT aside boolean)
+RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH waiting AS (
+		SELECT c AS contact, mailchimp_sync.waits_for_another(c) AS is_held
+		FROM mailchimp_sync.contact c
+		JOIN mailchimp_sync.source s USING (source_id)
+		WHERE c.audience_id = _audience_id AND c.action = 'rename'
+			AND coalesce(c.next_attempt_at, '-infinity') <= _before
+			AND mailchimp_sync.source_is_usable(s)
+			AND c.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
+			AND c.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
+		ORDER BY c.next_attempt_at NULLS FIRST
+	)
+	(SELECT w.contact, false FROM waiting w WHERE NOT w.is_held LIMIT 1)
+	UNION ALL
+	(SELECT w.contact, true FROM waiting w
+		WHERE w.is_held AND mailchimp_sync.waits_for_itself(w.contact) LIMIT 1)
+	LIMIT 1
+$$;
+
+/*
+ * Where a member waits until its new address is free: a sub-address of that one,
+ * so that a mail sent meanwhile reaches the person still.
+ */
+CREATE FUNCTION mailchimp_sync.aside_address(_contact mailchimp_sync.contact) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('%s+moving-%s@%s', left(split_part(_contact.email, '@', 1), 48),
+		left(_contact.member_hash, 8), split_part(_contact.email, '@', 2))
 $$;
 
 CREATE FUNCTION mailchimp_sync.rename_next(_connection text) RETURNS SETOF mailchimp_sync.work
@@ -29,93 +99,141 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_contact	record;
+	_ready	record;
+	_now	mailchimp_sync.contact;
 BEGIN
-	FOR _contact IN
-		SELECT r.*, a.list_id
-		FROM mailchimp_sync.sending_audiences(_connection) a
-		CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id) r
-		WHERE r.next_attempt_at IS NULL OR r.next_attempt_at <= mailchimp_sync.clock()
 	LOOP
-		-- evaluated anew just before the request: it may have changed back
-		PERFORM mailchimp_sync.fold_contacts(_contact.source_id, ARRAY[_contact.contact_key]);
-		RETURN QUERY
-		SELECT _connection, 'PATCH', format('/lists/%s/members/%s', _contact.list_id, c.member_hash),
-			jsonb_build_object('email_address', c.email)::text, true, c.audience_id, NULL::bigint, 'rename',
-			ARRAY[c.source_id, c.source_id], ARRAY[c.contact_key, c.contact_key],
-			ARRAY[c.member_hash, c.email_hash], ARRAY[c.version, c.version], ARRAY[c.desired_hash, c.desired_hash]
-		FROM mailchimp_sync.contact c
-		WHERE c.audience_id = _contact.audience_id AND c.source_id = _contact.source_id
-			AND c.contact_key = _contact.contact_key AND c.action = 'rename';
+		SELECT (r.contact).*, r.aside, a.list_id INTO _ready
+		FROM mailchimp_sync.sending_audiences(_connection) a
+		CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id, mailchimp_sync.clock()) r LIMIT 1;
+		-- evaluated anew just before the request, with all who have or had its addresses
+		EXIT WHEN NOT FOUND
+			OR NOT mailchimp_sync.fold_rivals(_ready.audience_id, _ready.source_id, _ready.contact_key);
+		SELECT c.* INTO _now FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _ready.audience_id AND c.source_id = _ready.source_id
+			AND c.contact_key = _ready.contact_key AND c.action = 'rename'
+			AND (c.member_hash, c.email_hash) = (_ready.member_hash, _ready.email_hash)
+			AND mailchimp_sync.waits_for_another(c) = _ready.aside;
 		IF FOUND THEN
+			IF _ready.aside THEN
+				_now.aside_email := mailchimp_sync.aside_address(_now);
+				UPDATE mailchimp_sync.contact c SET aside_email = _now.aside_email
+				WHERE c.audience_id = _now.audience_id AND c.source_id = _now.source_id AND c.contact_key = _now.contact_key;
+			END IF;
+			RETURN NEXT mailchimp_sync.rename_work(_connection, _ready.list_id, _now,
+				CASE WHEN _ready.aside THEN _now.aside_email ELSE _now.email END);
 			RETURN;
 		END IF;
 	END LOOP;
 END
 $$;
 
+CREATE FUNCTION mailchimp_sync.rename_work(_connection text, _list_id text, _contact mailchimp_sync.contact, _email text)
+RETURNS mailchimp_sync.work
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT ROW(_connection, 'PATCH', format('/lists/%s/members/%s', _list_id, _contact.member_hash),
+		jsonb_build_object('email_address', _email)::text, true, _contact.audience_id, NULL,
+		CASE WHEN _email = _contact.email THEN 'rename' ELSE 'aside' END,
+		ARRAY[_contact.source_id, _contact.source_id], ARRAY[_contact.contact_key, _contact.contact_key],
+		ARRAY[_contact.member_hash, mailchimp_sync.email_hash(_email)], ARRAY[_contact.version, _contact.version],
+		ARRAY[_contact.desired_hash, _contact.desired_hash])::mailchimp_sync.work
+$$;
+
 CREATE FUNCTION mailchimp_sync.rename_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(coalesce(r.next_attempt_at, mailchimp_sync.clock()), a.next_attempt_at))
+	SELECT min(greatest(coalesce((r.contact).next_attempt_at, mailchimp_sync.clock()), a.next_attempt_at))
 	FROM mailchimp_sync.usable_connection u
 	JOIN mailchimp_sync.audience a USING (connection)
-	CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id) r
+	CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id, 'infinity') r
 	WHERE a.active_since IS NOT NULL AND NOT a.paused
 $$;
 
--- the member has moved (or, _moved false, there was none under the old address)
-CREATE FUNCTION mailchimp_sync.rename_done(_inflight_id bigint, _moved boolean, _email text, _status text)
+/*
+ * The member has moved. _found false: there is none under the old address; it may
+ * have stepped aside, else the contact is subscribed as a new one.
+ */
+CREATE FUNCTION mailchimp_sync.rename_done(_inflight_id bigint, _found boolean, _email text, _status text)
 RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	DELETE FROM mailchimp_sync.member m USING mailchimp_sync.inflight f
-	WHERE f.inflight_id = _inflight_id AND m.audience_id = f.audience_id
-		AND m.email_hash = f.email_hashes[CASE WHEN _moved THEN 2 ELSE 1 END];
-
-	UPDATE mailchimp_sync.member m SET email_hash = f.email_hashes[2], email = _email, status = _status
-	FROM mailchimp_sync.inflight f
-	WHERE _moved AND f.inflight_id = _inflight_id AND m.audience_id = f.audience_id
-		AND m.email_hash = f.email_hashes[1];
-
+DECLARE
+	_f		mailchimp_sync.inflight;
+	_hash	text;
+BEGIN
+	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+	SELECT CASE WHEN _found THEN _f.email_hashes[2] ELSE mailchimp_sync.email_hash(c.aside_email) END,
+		CASE WHEN _found THEN _email ELSE c.aside_email END
+	INTO _hash, _email FROM mailchimp_sync.contact c
+	WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
+	IF _f.email_hashes[1] IS DISTINCT FROM _hash THEN
+		DELETE FROM mailchimp_sync.member m
+		WHERE m.audience_id = _f.audience_id AND m.email_hash = coalesce(_hash, _f.email_hashes[1]);
+		UPDATE mailchimp_sync.member m SET email_hash = _hash, email = _email,
+			status = CASE WHEN _found THEN _status ELSE m.status END
+		WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1];
+	END IF;
 	UPDATE mailchimp_sync.contact c SET action = NULL, attempts = 0, next_attempt_at = NULL, sent_hash = NULL,
-		member_hash = CASE WHEN _moved THEN f.email_hashes[2] END
-	FROM mailchimp_sync.inflight f
-	WHERE f.inflight_id = _inflight_id AND c.audience_id = f.audience_id
-		AND c.source_id = f.source_ids[1] AND c.contact_key = f.contact_keys[1];
-
-	DELETE FROM mailchimp_sync.failure x USING mailchimp_sync.inflight f
-	WHERE f.inflight_id = _inflight_id AND x.work = 'rename' AND x.audience_id = f.audience_id
-		AND x.source_id = f.source_ids[1] AND x.contact_key = f.contact_keys[1];
-
-	INSERT INTO mailchimp_sync.event (source_id, contact_key)
-	SELECT f.source_ids[1], f.contact_keys[1]
-	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+		member_hash = _hash, aside_email = NULL
+	WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
+	DELETE FROM mailchimp_sync.failure x
+	WHERE x.work = 'rename' AND x.audience_id = _f.audience_id
+		AND x.source_id = _f.source_ids[1] AND x.contact_key = _f.contact_keys[1];
+	PERFORM mailchimp_sync.rename_told(_f);
+END
 $$;
 
--- an answer that refuses it: rests with Mailchimp's words until the contact changes
-CREATE FUNCTION mailchimp_sync.rename_refused(_inflight_id bigint, _title text, _detail text) RETURNS void
+-- the contact, and all who wait for one of the addresses, are evaluated anew
+CREATE FUNCTION mailchimp_sync.rename_told(_f mailchimp_sync.inflight) RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
+	INSERT INTO mailchimp_sync.event (source_id, contact_key)
+	SELECT _f.source_ids[1], _f.contact_keys[1]
+	UNION
+	SELECT c.source_id, c.contact_key FROM unnest(_f.email_hashes) AS h(email_hash)
+	JOIN mailchimp_sync.contact c ON c.audience_id = _f.audience_id AND c.email_hash = h.email_hash
+$$;
+
+/*
+ * An answer that refuses it. Where the list has the new address (API 3.0: Member
+ * Exists) the contact takes that member over, also where it could not step aside;
+ * anything else rests with Mailchimp's words until the contact changes.
+ */
+CREATE FUNCTION mailchimp_sync.rename_refused(_inflight_id bigint, _title text, _detail text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_f		mailchimp_sync.inflight;
+	_taken	boolean;
+BEGIN
+	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+	_taken := _f.phase = 'aside' OR _title = 'Member Exists' OR _detail LIKE '%already a list member%';
 	WITH refused AS (
-		UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1, refused_hash = f.hashes[1],
-			state = 'refused', action = NULL, detail = _detail, next_attempt_at = NULL
-		FROM mailchimp_sync.inflight f
-		WHERE f.inflight_id = _inflight_id AND c.audience_id = f.audience_id
-			AND c.source_id = f.source_ids[1] AND c.contact_key = f.contact_keys[1]
+		UPDATE mailchimp_sync.contact c SET action = NULL, next_attempt_at = NULL,
+			attempts = CASE WHEN _taken THEN 0 ELSE c.attempts + 1 END,
+			taken_hash = CASE WHEN _taken THEN c.email_hash ELSE c.taken_hash END, aside_email = NULL,
+			refused_hash = CASE WHEN NOT _taken THEN _f.hashes[1] END,
+			state = CASE WHEN _taken THEN 'pending' ELSE 'refused' END,
+			detail = CASE WHEN _taken THEN c.detail ELSE _detail END
+		WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1]
 		RETURNING c.*
 	)
 	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email, title, detail,
 		attempts, first_failed_at, last_failed_at)
 	SELECT 'rename', r.audience_id, r.source_id, r.contact_key, a.connection, r.email, _title, _detail,
 		r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock()
-	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id)
+	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id) WHERE NOT _taken
 	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
 		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = NULL
+		next_attempt_at = NULL;
+	PERFORM mailchimp_sync.rename_told(_f);
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.rename_failed(_inflight_id bigint, _outcome text, _title text, _detail text,
