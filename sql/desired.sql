@@ -151,7 +151,7 @@ WITH audience AS MATERIALIZED (
 			AND coalesce((SELECT w2.email_hash <> o.member_hash AND w2.obstacle IS NULL FROM wish w2
 				WHERE o.source_id = _source_id AND w2.contact_key = o.contact_key), o.action = 'rename')
 		OFFSET 0) AS is_given_up) AS g
-), hashed AS (
+), hashed AS MATERIALIZED (	-- else the hash would be computed wherever it is looked at
 	SELECT k.*, mailchimp_sync.payload_hash(k.payload) AS desired_hash,
 		-- Mailchimp's word on the contact under its former address goes with it (D10)
 		CASE WHEN k.is_taken THEN (SELECT m.status FROM mailchimp_sync.member m
@@ -170,7 +170,7 @@ WITH audience AS MATERIALIZED (
 					-- who gives a former address up for this one wants it too
 					AND (c2.action IS DISTINCT FROM 'leave' OR c2.desired_hash IS NOT NULL)) AS can_leave
 	FROM known k, audience a
-), weighed AS (
+), weighed AS MATERIALIZED (
 	SELECT h.*,
 		CASE
 			WHEN h.obstacle = 'outside' AND NOT h.is_known THEN NULL

@@ -126,6 +126,18 @@ AS $$
 	WHERE s.source_id = _source_id
 $$;
 
+-- which of the keys $1 have a row
+CREATE FUNCTION mailchimp_sync.present_query(_source_id integer) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('SELECT DISTINCT (%1$s)::pg_catalog.text AS contact_key, NULL::pg_catalog.jsonb AS value '
+		'FROM %2$s WHERE (%1$s) %3$s ANY (($1)::%4$s[])',
+		s.key_expr, mailchimp_sync.source_from(s), mailchimp_sync.key_operator(s.key_type, 3, '='), s.key_type)
+	FROM mailchimp_sync.source s
+	WHERE s.source_id = _source_id
+$$;
+
 /*
  * The next $1[2] keys after $1[1] (null: from the start) in the order of the
  * key's type, each once. Without both elements it returns nothing: it is no list

@@ -440,7 +440,8 @@ BEGIN
 		min(e.error_state) FILTER (WHERE e.contact_key IS NULL),
 		min(e.error_message) FILTER (WHERE e.contact_key IS NULL)
 	INTO _page.values, _page.error_state, _page.error_message
-	FROM mailchimp_sync.evaluate(_owner, mailchimp_sync.source_query(_source_id, ARRAY[_audience_id]), _page.keys) e;
+	FROM mailchimp_sync.evaluate(_owner, CASE _phase WHEN 'rows' THEN mailchimp_sync.source_query(_source_id, ARRAY[_audience_id])
+		ELSE mailchimp_sync.present_query(_source_id) END, _page.keys) e;
 	IF _phase = 'contacts' AND _page.error_state IS NULL THEN
 		_page.keys := ARRAY(SELECT unnest(_page.keys) EXCEPT SELECT v.contact_key FROM unnest(_page.values) v);
 		_page.values := '{}';
