@@ -1,0 +1,67 @@
+# A full comparison of many contacts that have not changed (N5): no request for any of them, and the memory of the engine
+# does not grow with the audience (design.md, rule 12). test/bench/compare does the same for 1,000,000.
+
+use strict;
+use warnings;
+use McPeople;
+use McTest;
+use Test::More;
+
+my $people = 20000;
+
+my $sim = McTest::Simulator->start;
+$sim->post('/_sim/demo');
+my $node = McTest::Node->start('main', extension => 0, conf => "mailchimp_sync.databases = 'postgres'");
+my $crm = McPeople->new($node, $sim, people => $people);
+
+sub send_is
+{
+	$node->query("ALTER SYSTEM SET mailchimp_sync.send = $_[0]");
+	$node->query('SELECT pg_reload_conf()');
+	$node->wait_until("SELECT current_setting('mailchimp_sync.send') = '$_[0]'");
+}
+
+# Evaluated by the worker, and noted as sent without a request for each 500.
+send_is('off');
+$crm->sync;
+$crm->wait_until("SELECT count(*) = $people FROM mc_contact_state WHERE state = 'pending'");
+$crm->wait_until('SELECT compared_at IS NOT NULL FROM mc_audience');
+$crm->super("UPDATE mailchimp_sync.contact SET state = 'in_sync', action = NULL, sent_hash = desired_hash, member_hash = email_hash;
+	INSERT INTO mailchimp_sync.member (audience_id, email_hash, email, status, ours)
+	SELECT audience_id, email_hash, email, 'subscribed', true FROM mailchimp_sync.contact");
+send_is('on');
+my $pid = $crm->wait_worker;
+
+# The bytes in all memory contexts of the worker, each time that it is asked while the comparison is under way, with the
+# key up to which that has come.
+my @seen;
+
+sub key { return $crm->super("SELECT compare_after FROM mailchimp_sync.audience_source WHERE compare_phase = 'rows'") }
+
+sub look
+{
+	my $from = $node->log_end;
+	my $key = key();
+	return if $key eq '';
+	$crm->super("SELECT pg_log_backend_memory_contexts($pid)");
+	$node->wait_log('Grand total:', $from);
+	my ($bytes) = PostgreSQL::Test::Utils::slurp_file($node->logfile, $from) =~ /Grand total: (\d+) bytes/;
+	push @seen, [ $key, $bytes ];
+}
+
+$crm->sync;
+McTest::poll('the end of the comparison', sub {
+	look();
+	$crm->super('SELECT compare_asked_at IS NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source WHERE compare_from IS NOT NULL) FROM mailchimp_sync.audience') eq 't';
+});
+$crm->wait_until("SELECT count(*) = $people FROM mc_contact_state WHERE state = 'in_sync'");
+is(join(', ', map { $_->{route} } grep { $_->{method} ne 'GET' && $_->{route} !~ /merge-fields/ } $sim->journal), '',
+	"N5: no request for $people contacts that have not changed");
+
+# Within a page it differs by some MB, so the least of the first third and of the last; what is kept of each contact, were
+# it its values, would be a kB.
+my @low = map { my ($from, $to) = @$_; [ sort { $a <=> $b } map { $_->[1] } grep { $_->[0] > $from && $_->[0] <= $to } @seen ] } [ 0, $people / 3 ], [ $people * 2 / 3, $people ];
+note scalar(@{ $low[0] }) . ' and ' . scalar(@{ $low[1] }) . " looks: $low[0][0] and $low[1][0] bytes";
+cmp_ok($low[1][0] - $low[0][0], '<', 8_000_000, 'rule 12: the memory of the engine does not grow with the audience');
+
+done_testing;
