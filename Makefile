@@ -14,13 +14,13 @@ C_FILES = mailchimp_sync.c settings.c clock.c boundary.c sql.c name.c identity.c
 
 # Joined in this order: what a file uses is made before it.
 SQL_FILES = schema.sql clock.sql connection.sql name.sql gate.sql source.sql audience.sql account.sql evaluate.sql \
-	contact.sql event.sql opt_out.sql engine.sql slot.sql desired.sql campaign.sql recipient.sql report.sql \
+	contact.sql event.sql hand.sql opt_out.sql engine.sql slot.sql desired.sql campaign.sql recipient.sql report.sql \
 	fold.sql field.sql leave.sql rename.sql push.sql carry.sql \
 	send.sql send_step.sql send_ask.sql send_answer.sql send_restore.sql poll.sql read.sql run.sql worker.sql \
 	status.sql grants.sql
 
-REGRESS = settings gate source event evaluate audience desired connection poll_tiers report opt_out campaign
-ISOLATION = crm_writers opt_out_fixing
+REGRESS = settings gate source event evaluate audience desired connection poll_tiers report opt_out campaign several_sources
+ISOLATION = crm_writers opt_out_fixing by_hand
 
 BUILD ?= build
 src_dir := $(patsubst %/,%,$(dir $(realpath $(firstword $(MAKEFILE_LIST)))))

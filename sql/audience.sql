@@ -152,6 +152,27 @@ BEGIN
 END
 $$;
 
+-- a source that the audience has
+CREATE FUNCTION mailchimp_sync.source_of_audience(_audience_id integer, _source text) RETURNS integer
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_source_id	integer := mailchimp_sync.source_id(_source);
+BEGIN
+	IF NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
+			WHERE x.audience_id = _audience_id AND x.source_id = _source_id) THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('source "%s" does not belong to audience "%s"', _source,
+				(SELECT a.audience FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id)),
+			HINT = format('Its sources are: %s.', coalesce((SELECT string_agg(s.source, ', ' ORDER BY x.position)
+				FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
+				WHERE x.audience_id = _audience_id), 'none'));
+	END IF;
+	RETURN _source_id;
+END
+$$;
+
 -- direction pull and its companions come with the pull; until then they are refused, not ignored
 CREATE FUNCTION mailchimp_sync.check_audience_settings(_settings jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
@@ -208,10 +229,20 @@ BEGIN
 END
 $$;
 
+-- a full comparison of one audience, if it is on
+CREATE FUNCTION mailchimp_sync.ask_audience(_audience_id integer) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.audience SET compare_asked_at = mailchimp_sync.clock()
+	WHERE audience_id = _audience_id AND active_since IS NOT NULL
+$$;
+
 /*
- * Adds or replaces a source of an audience. A rule runs as the source's owner,
- * so only members of that role may set one; its columns join those that the
- * source's triggers watch.
+ * Adds a source to an audience, as the last one, or replaces its rule. A rule runs as
+ * the source's owner, so only members of that role may set one; its columns join
+ * those that the source's triggers watch. A comparison that is under way has seen
+ * some contacts by the former rule.
  */
 CREATE FUNCTION mailchimp_sync.couple(_audience_id integer, _source text, _rule text) RETURNS void
 LANGUAGE plpgsql
@@ -228,12 +259,62 @@ BEGIN
 		PERFORM mailchimp_sync.map_columns(_source_id, _columns);
 		PERFORM mailchimp_sync.install_triggers(_source_id);
 	END IF;
+	-- two at a time would take the same position
+	PERFORM FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id FOR UPDATE;
 	INSERT INTO mailchimp_sync.audience_source AS x (audience_id, source_id, position, rule, rule_expr)
 	VALUES (_audience_id, _source_id,
 		(SELECT coalesce(max(o.position), 0) + 1 FROM mailchimp_sync.audience_source o WHERE o.audience_id = _audience_id),
 		_rule, _expr)
-	ON CONFLICT (audience_id, source_id) DO UPDATE SET rule = excluded.rule, rule_expr = excluded.rule_expr;
-	PERFORM mailchimp_sync.ask_compare(_source_id);
+	ON CONFLICT (audience_id, source_id) DO UPDATE SET rule = excluded.rule, rule_expr = excluded.rule_expr,
+		compare_phase = CASE WHEN x.compare_from IS NOT NULL THEN 'rows' END, compare_after = NULL;
+	PERFORM mailchimp_sync.ask_audience(_audience_id);
+END
+$$;
+
+/*
+ * Takes a source out of an audience. Its members stay at Mailchimp, as nobody's; the
+ * comparison finds who is next in line for their addresses (D13).
+ */
+CREATE FUNCTION mailchimp_sync.uncouple(_audience_id integer, _source_id integer) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _audience_id AND source_id = _source_id;
+	DELETE FROM mailchimp_sync.contact WHERE audience_id = _audience_id AND source_id = _source_id;
+	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _audience_id AND source_id = _source_id;
+	DELETE FROM mailchimp_sync.failure WHERE audience_id = _audience_id AND source_id = _source_id AND campaign_id = 0;
+	SELECT mailchimp_sync.ask_audience(_audience_id);
+$$;
+
+CREATE FUNCTION @extschema@.mc_add_audience_source(audience text, source text, rule text DEFAULT NULL) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_add_audience_source(text, text, text) IS
+	'adds a source to an audience, or replaces its rule; of equal addresses the earlier source''s wins';
+
+CREATE FUNCTION mailchimp_sync.mc_add_audience_source(_audience text, _source text, _rule text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.couple(mailchimp_sync.audience_id(_audience), _source, _rule);
+	PERFORM mailchimp_sync.wake();
+END
+$$;
+
+CREATE FUNCTION @extschema@.mc_drop_audience_source(audience text, source text) RETURNS void
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_drop_audience_source(text, text) IS
+	'takes a source out of an audience; touches nothing at Mailchimp';
+
+CREATE FUNCTION mailchimp_sync.mc_drop_audience_source(_audience text, _source text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_audience_id	integer := mailchimp_sync.audience_id(_audience);
+BEGIN
+	PERFORM mailchimp_sync.uncouple(_audience_id, mailchimp_sync.source_of_audience(_audience_id, _source));
+	PERFORM mailchimp_sync.wake();
 END
 $$;
 
@@ -241,6 +322,34 @@ CREATE FUNCTION @extschema@.mc_alter_audience(audience text, settings jsonb) RET
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
 COMMENT ON FUNCTION @extschema@.mc_alter_audience(text, jsonb) IS
 	'changes settings of an audience; the keys are the parameter names of mc_create_audience';
+
+-- the source that a rule without the name of one is about
+CREATE FUNCTION mailchimp_sync.only_source(_audience_id integer) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_audience	text;
+	_sources	text[];
+BEGIN
+	SELECT a.audience, ARRAY(SELECT s.source FROM mailchimp_sync.audience_source x
+			JOIN mailchimp_sync.source s USING (source_id) WHERE x.audience_id = a.audience_id ORDER BY x.position)
+	INTO STRICT _audience, _sources
+	FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id;
+	IF cardinality(_sources) = 0 THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('audience "%s" has no source', _audience),
+			HINT = 'mc_add_audience_source adds one, with its rule.';
+	ELSIF cardinality(_sources) > 1 THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('audience "%s" has several sources', _audience),
+			DETAIL = format('Its sources are: %s.', array_to_string(_sources, ', ')),
+			HINT = format('Each has a rule of its own: SELECT mc_add_audience_source(%L, %L, %L).', _audience,
+				_sources[1], 'rule');
+	END IF;
+	RETURN _sources[1];
+END
+$$;
 
 CREATE FUNCTION mailchimp_sync.mc_alter_audience(_audience text, _settings jsonb) RETURNS void
 LANGUAGE plpgsql
@@ -251,7 +360,6 @@ DECLARE
 	_known	text[] := ARRAY['rule', 'direction', 'conflict', 'on_leave', 'on_unsubscribe', 'recipients',
 		'double_opt_in', 'every', 'read_every'];
 	_key	text;
-	_source	text;
 BEGIN
 	IF jsonb_typeof(_settings) IS DISTINCT FROM 'object' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'settings must be a JSON object',
@@ -276,14 +384,7 @@ BEGIN
 		compare_asked_at = CASE WHEN a.active_since IS NOT NULL THEN mailchimp_sync.clock() END
 	WHERE a.audience_id = _id;
 	IF _settings ? 'rule' THEN
-		SELECT min(s.source) INTO _source FROM mailchimp_sync.audience_source x
-		JOIN mailchimp_sync.source s USING (source_id)
-		WHERE x.audience_id = _id HAVING count(*) = 1;
-		IF NOT FOUND THEN
-			RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-				MESSAGE = format('audience "%s" has no source', _audience);
-		END IF;
-		PERFORM mailchimp_sync.couple(_id, _source, _settings ->> 'rule');
+		PERFORM mailchimp_sync.couple(_id, mailchimp_sync.only_source(_id), _settings ->> 'rule');
 	END IF;
 	IF _settings ? 'on_leave' THEN
 		PERFORM mailchimp_sync.notice_leaving(format('who leaves audience "%s" %s from now on', _audience,
@@ -307,7 +408,7 @@ DECLARE
 BEGIN
 	DELETE FROM mailchimp_sync.contact WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.member WHERE audience_id = _id;
-	DELETE FROM mailchimp_sync.hand WHERE audience_id = _id;
+	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.audience WHERE audience_id = _id;
@@ -331,7 +432,7 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x WHERE x.audience_id = _id) THEN
 		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
 			MESSAGE = format('audience "%s" has no source', _audience),
-			HINT = 'Drop it and name a source when making it anew.';
+			HINT = 'mc_add_audience_source adds one.';
 	END IF;
 	UPDATE mailchimp_sync.audience SET active_since = coalesce(active_since, mailchimp_sync.clock()),
 		compare_asked_at = mailchimp_sync.clock(), next_attempt_at = NULL
@@ -355,13 +456,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_source_id	integer := mailchimp_sync.source_id(_source);
+	_key		text := (mailchimp_sync.normal_keys(_source_id, ARRAY[_contact_key]))[1];
 BEGIN
-	INSERT INTO mailchimp_sync.event (source_id, contact_key, now)
-	SELECT _source_id, k, true FROM unnest(mailchimp_sync.normal_keys(_source_id, ARRAY[_contact_key])) k
-	WHERE k IS NOT NULL;
+	IF _key IS NULL THEN
+		RETURN 0;
+	END IF;
+	INSERT INTO mailchimp_sync.event (source_id, contact_key, now) VALUES (_source_id, _key, true);
 	PERFORM mailchimp_sync.wake();
 	RETURN (SELECT count(*) FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.audience a USING (audience_id)
-		WHERE x.source_id = _source_id AND a.active_since IS NOT NULL AND _contact_key IS NOT NULL);
+		WHERE x.source_id = _source_id AND a.active_since IS NOT NULL
+			AND mailchimp_sync.caller_has('reader', a.connection));
 END
 $$;
 

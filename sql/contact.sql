@@ -45,18 +45,6 @@ CREATE INDEX contact_leave_due ON mailchimp_sync.contact (audience_id, source_id
 	WHERE action = 'leave';
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.contact', '');
 
--- put in or out by hand (R77), by people's own transactions; no row: the rule decides
-CREATE TABLE mailchimp_sync.hand (
-	audience_id		integer NOT NULL,
-	source_id		integer NOT NULL,
-	contact_key		text COLLATE "C" NOT NULL,
-	inside			boolean NOT NULL,
-	put_by			text NOT NULL,
-	put_at			timestamptz NOT NULL,
-	PRIMARY KEY (audience_id, source_id, contact_key)
-);
-SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.hand', '');
-
 CREATE TABLE mailchimp_sync.member (
 	audience_id		integer NOT NULL,
 	email_hash		text COLLATE "C" NOT NULL,

@@ -32,14 +32,16 @@ AS 'MODULE_PATHNAME', 'mc_error_is_lasting';
 
 -- what the expressions read; a relation that is gone has a name that no relation has
 CREATE FUNCTION mailchimp_sync.source_from(_source mailchimp_sync.source) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE		-- keeps its plan, which SQL does not
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT format('%s AS %I', coalesce(
+BEGIN
+	RETURN format('%s AS %I', coalesce(
 			(SELECT format('%I.%I', n.nspname, c.relname) FROM pg_class c
 				JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.oid = _source.relation),
 			format('%I.%I', 'pg_catalog', _source.relation::oid::text)),
-		_source.source)
+		_source.source);
+END
 $$;
 
 /*
@@ -48,22 +50,25 @@ $$;
  * be that of citext, for one.
  */
 CREATE FUNCTION mailchimp_sync.key_operator(_key_type text, _strategy integer, _otherwise text) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE		-- the same
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH RECURSIVE base(type) AS (
-		SELECT to_regtype(_key_type)::oid
-		UNION ALL
-		SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
-	)
-	SELECT format('OPERATOR(%I.%s)', coalesce(min(n.nspname), 'pg_catalog'), coalesce(min(o.oprname), _otherwise))
-	FROM base b
-	JOIN pg_opclass c ON c.opcintype = b.type AND c.opcdefault
-	JOIN pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
-	JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amoplefttype = b.type AND a.amoprighttype = b.type
-		AND a.amopstrategy = _strategy
-	JOIN pg_operator o ON o.oid = a.amopopr
-	JOIN pg_namespace n ON n.oid = o.oprnamespace
+BEGIN
+	RETURN (
+		WITH RECURSIVE base(type) AS (
+			SELECT to_regtype(_key_type)::oid
+			UNION ALL
+			SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+		)
+		SELECT format('OPERATOR(%I.%s)', coalesce(min(n.nspname), 'pg_catalog'), coalesce(min(o.oprname), _otherwise))
+		FROM base b
+		JOIN pg_opclass c ON c.opcintype = b.type AND c.opcdefault
+		JOIN pg_am m ON m.oid = c.opcmethod AND m.amname = 'btree'
+		JOIN pg_amop a ON a.amopfamily = c.opcfamily AND a.amoplefttype = b.type AND a.amoprighttype = b.type
+			AND a.amopstrategy = _strategy
+		JOIN pg_operator o ON o.oid = a.amopopr
+		JOIN pg_namespace n ON n.oid = o.oprnamespace);
+END
 $$;
 
 -- jsonb_build_object takes 100 arguments at most, so objects are glued of parts
@@ -160,11 +165,34 @@ AS $$
 $$;
 
 /*
- * Keys as people give them, cast to the key's type and back: " 7" is contact 7.
- * Nulls are left out. The type's functions can be anybody's, so this too runs as
- * the source's owner.
+ * The keys $1 as text of the key's type, each with itself; null where no row has it,
+ * if it has to exist. The alias of the keys must not be the one of the relation.
  */
-CREATE FUNCTION mailchimp_sync.normal_keys(_source_id integer, _keys text[]) RETURNS text[]
+CREATE FUNCTION mailchimp_sync.normal_keys_query(_source mailchimp_sync.source, _existing boolean) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_alias	text := CASE WHEN _source.source = 'k' THEN 'j' ELSE 'k' END;
+	_exists	text := 'true';
+BEGIN
+	IF _existing THEN
+		_exists := format('EXISTS (SELECT FROM %s WHERE (%s) %s (%s.given)::%s)', mailchimp_sync.source_from(_source),
+			_source.key_expr, mailchimp_sync.key_operator(_source.key_type, 3, '='), _alias, _source.key_type);
+	END IF;
+	RETURN format('SELECT %1$s.given, CASE WHEN %2$s THEN pg_catalog.to_jsonb(((%1$s.given)::%3$s)::pg_catalog.text) END '
+		'FROM (SELECT DISTINCT u.given FROM pg_catalog.unnest($1) AS u(given) WHERE u.given IS NOT NULL) AS %1$s',
+		_alias, _exists, _source.key_type);
+END
+$$;
+
+/*
+ * Keys as people give them, cast to the key's type and back: " 7" is contact 7.
+ * Nulls are left out; with _existing a key that no row of the source has raises. The
+ * type's functions can be anybody's, so this too runs as the source's owner.
+ */
+CREATE FUNCTION mailchimp_sync.normal_keys(_source_id integer, _keys text[], _existing boolean DEFAULT false)
+RETURNS text[]
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -172,15 +200,14 @@ DECLARE
 	_source	mailchimp_sync.source;
 	_normal	jsonb;
 	_bad	jsonb;
+	_gone	text;
 BEGIN
 	SELECT * INTO STRICT _source FROM mailchimp_sync.source WHERE source_id = _source_id;
 	SELECT jsonb_object_agg(e.contact_key, e.value) FILTER (WHERE e.error_state IS NULL),
-		min(to_jsonb(e)::text) FILTER (WHERE e.error_state IS NOT NULL)
-	INTO _normal, _bad
-	FROM mailchimp_sync.evaluate(_source.owner, format(
-		'SELECT k.given, pg_catalog.to_jsonb(((k.given)::%s)::pg_catalog.text) '
-		'FROM (SELECT DISTINCT u.given FROM pg_catalog.unnest($1) AS u(given) WHERE u.given IS NOT NULL) AS k',
-		_source.key_type), _keys) AS e;
+		min(to_jsonb(e)::text) FILTER (WHERE e.error_state IS NOT NULL),
+		min(e.contact_key) FILTER (WHERE e.error_state IS NULL AND e.value IS NULL)
+	INTO _normal, _bad, _gone
+	FROM mailchimp_sync.evaluate(_source.owner, mailchimp_sync.normal_keys_query(_source, _existing), _keys) AS e;
 	IF _bad ->> 'contact_key' IS NOT NULL THEN
 		RAISE invalid_text_representation USING
 			MESSAGE = format('"%s" is not a key of source "%s"', _bad ->> 'contact_key', _source.source),
@@ -188,6 +215,8 @@ BEGIN
 	ELSIF _bad IS NOT NULL THEN
 		RAISE EXCEPTION USING ERRCODE = _bad ->> 'error_state',
 			MESSAGE = format('source "%s" cannot be read: %s', _source.source, _bad ->> 'error_message');
+	ELSIF _gone IS NOT NULL THEN
+		RAISE undefined_object USING MESSAGE = format('source "%s" has no contact "%s"', _source.source, _gone);
 	END IF;
 	RETURN ARRAY(SELECT _normal ->> k.given FROM unnest(_keys) WITH ORDINALITY AS k(given, ordinality)
 		WHERE k.given IS NOT NULL ORDER BY k.ordinality);

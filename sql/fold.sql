@@ -468,6 +468,24 @@ AS $$
 		WHERE x.audience_id = _audience_id AND s.state <> 'stopped')
 $$;
 
+/*
+ * What the engine, or somebody by hand, has stored of a source while it was being
+ * taken out of the audience.
+ */
+CREATE FUNCTION mailchimp_sync.forget_uncoupled(_audience_id integer) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_source_ids	integer[] := ARRAY(
+		SELECT s.source_id FROM mailchimp_sync.source s UNION ALL SELECT d.source_id FROM mailchimp_sync.dropped_source d
+		EXCEPT SELECT x.source_id FROM mailchimp_sync.audience_source x WHERE x.audience_id = _audience_id);
+BEGIN
+	DELETE FROM mailchimp_sync.contact c WHERE c.audience_id = _audience_id AND c.source_id = ANY (_source_ids);
+	DELETE FROM mailchimp_sync.hand_given g WHERE g.audience_id = _audience_id AND g.source_id = ANY (_source_ids);
+END
+$$;
+
 -- begins the comparisons that are due
 CREATE FUNCTION mailchimp_sync.compare_begin() RETURNS void
 LANGUAGE sql
@@ -480,10 +498,12 @@ AS $$
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
 				WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL)
 		RETURNING a.audience_id
+	), tidied AS MATERIALIZED (
+		SELECT b.audience_id, mailchimp_sync.forget_uncoupled(b.audience_id) FROM begun b
 	)
 	UPDATE mailchimp_sync.audience_source x
 	SET compare_from = mailchimp_sync.clock(), compare_phase = 'rows', compare_after = NULL
-	FROM begun b, mailchimp_sync.source s
+	FROM tidied b, mailchimp_sync.source s
 	WHERE b.audience_id = x.audience_id AND s.source_id = x.source_id AND s.state <> 'stopped'
 $$;
 

@@ -67,6 +67,15 @@ SELECT s.owner, w.includes, s.connection
 FROM mailchimp_sync.server s
 JOIN mailchimp_sync.level_within w ON w.level = 'admin';
 
+-- what the gate asks of the caller of a function about one connection, for those that are about several
+CREATE FUNCTION mailchimp_sync.caller_has(_level text, _connection text) RETURNS boolean
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT EXISTS (SELECT FROM mailchimp_sync.given_level g
+			WHERE g.level = _level AND g.connection IN ('', _connection)
+				AND (g.role = 0 OR pg_has_role(mailchimp_sync.caller(), g.role, 'USAGE')))
+		OR (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = mailchimp_sync.caller())
+$$;
+
 -- the GRANTs that carry out the grants of a role
 CREATE FUNCTION mailchimp_sync.carried_grants(_role oid) RETURNS TABLE (privilege text, object text)
 	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

@@ -80,17 +80,20 @@ CREATE FUNCTION mailchimp_sync.leave_done(_inflight_id bigint, _found boolean) R
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, status_before, archived_by_us, ours)
+	INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, status_before, archived_by_us, ours,
+		read_at)
 	SELECT s.audience_id, s.email_hash, coalesce(c.email, ''),
 		CASE WHEN _found THEN CASE f.phase WHEN 'archive' THEN 'archived' ELSE 'unsubscribed' END END,
-		CASE WHEN _found THEN 'subscribed' END, _found AND f.phase = 'archive', true
+		CASE WHEN _found THEN 'subscribed' END, _found AND f.phase = 'archive', true, mailchimp_sync.clock()
 	FROM mailchimp_sync.inflight f
 	JOIN mailchimp_sync.carried(_inflight_id) s ON f.inflight_id = _inflight_id
-	JOIN mailchimp_sync.contact c ON c.audience_id = s.audience_id AND c.source_id = s.source_id
+	JOIN mailchimp_sync.audience a ON a.audience_id = s.audience_id		-- it may have been dropped meanwhile
+	-- so may its source
+	LEFT JOIN mailchimp_sync.contact c ON c.audience_id = s.audience_id AND c.source_id = s.source_id
 		AND c.contact_key = s.contact_key
 	ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
 		status_before = CASE WHEN _found THEN coalesce(m.status, 'subscribed') END,
-		archived_by_us = excluded.archived_by_us;
+		archived_by_us = excluded.archived_by_us, read_at = excluded.read_at;
 
 	-- not there: it may have stepped aside
 	UPDATE mailchimp_sync.contact c SET

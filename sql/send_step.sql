@@ -103,6 +103,27 @@ BEGIN
 END
 $$;
 
+-- the numbers that these rows have: see hand.sql
+CREATE FUNCTION mailchimp_sync.join_by_campaign(_c mailchimp_sync.campaign, _source_id integer, _keys text[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	INSERT INTO mailchimp_sync.hand_given AS g (audience_id, source_id, contact_key, hand_id, inside, put_by, put_at)
+	SELECT _c.audience_id, _source_id, k.contact_key, coalesce(h.hand_id, 0), true, format('campaign %s', _c.campaign_id),
+		mailchimp_sync.clock()
+	FROM unnest(_keys) AS k(contact_key)
+	JOIN mailchimp_sync.audience a ON a.audience_id = _c.audience_id AND a.recipients = 'join'
+	JOIN mailchimp_sync.audience_source x ON x.audience_id = a.audience_id AND x.source_id = _source_id
+	LEFT JOIN LATERAL (SELECT o.hand_id, o.inside FROM mailchimp_sync.hand_given o
+		WHERE o.audience_id = _c.audience_id AND o.source_id = _source_id AND o.contact_key = k.contact_key COLLATE "C"
+		ORDER BY o.hand_id DESC LIMIT 1) AS h ON true
+	WHERE h.inside IS NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _c.audience_id AND c.source_id = _source_id
+			AND c.contact_key = k.contact_key COLLATE "C" AND c.state <> 'outside')
+	ON CONFLICT (audience_id, source_id, contact_key, hand_id) DO UPDATE SET inside = excluded.inside,
+		put_by = excluded.put_by, put_at = excluded.put_at
+$$;
+
 -- who is to be mailed and is not in the audience is put in by hand
 CREATE FUNCTION mailchimp_sync.step_join(_c mailchimp_sync.campaign) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
@@ -118,14 +139,7 @@ BEGIN
 	IF _page.keys IS NULL THEN
 		RETURN true;
 	END IF;
-	INSERT INTO mailchimp_sync.hand (audience_id, source_id, contact_key, inside, put_by, put_at)
-	SELECT _c.audience_id, _page.source_id, k.contact_key, true, format('campaign %s', _c.campaign_id), mailchimp_sync.clock()
-	FROM unnest(_page.keys) AS k(contact_key)
-	JOIN mailchimp_sync.audience a ON a.audience_id = _c.audience_id AND a.recipients = 'join'
-	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.contact c
-		WHERE c.audience_id = _c.audience_id AND c.source_id = _page.source_id
-			AND c.contact_key = k.contact_key COLLATE "C" AND c.state <> 'outside')
-	ON CONFLICT DO NOTHING;
+	PERFORM mailchimp_sync.join_by_campaign(_c, _page.source_id, _page.keys);
 	PERFORM mailchimp_sync.campaign_continue(_c.campaign_id, _page.cursor);
 	RETURN false;
 END

@@ -313,13 +313,18 @@ BEGIN
 END
 $$;
 
--- every contact of the source may differ now; a source that was stopped starts again
+/*
+ * Every contact of the source may differ now; a source that was stopped starts
+ * again, and so does a comparison that is under way.
+ */
 CREATE FUNCTION mailchimp_sync.source_redefined(_source_id integer) RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.source SET state = 'ok', detail = NULL, failures = 0, next_attempt_at = NULL
 	WHERE source_id = _source_id;
+	UPDATE mailchimp_sync.audience_source SET compare_phase = 'rows', compare_after = NULL
+	WHERE source_id = _source_id AND compare_from IS NOT NULL;
 	SELECT mailchimp_sync.install_triggers(_source_id);
 	INSERT INTO mailchimp_sync.event (source_id) VALUES (_source_id);
 	SELECT mailchimp_sync.wake()
@@ -539,9 +544,7 @@ BEGIN
 	PERFORM mailchimp_sync.owned_source(_id);
 	PERFORM mailchimp_sync.drop_triggers(w.relation_id) FROM mailchimp_sync.watch w WHERE w.source_id = _id;
 	DELETE FROM mailchimp_sync.event WHERE source_id = _id;
-	DELETE FROM mailchimp_sync.contact WHERE source_id = _id;
-	DELETE FROM mailchimp_sync.hand WHERE source_id = _id;
-	DELETE FROM mailchimp_sync.audience_source WHERE source_id = _id;
+	PERFORM mailchimp_sync.uncouple(x.audience_id, _id) FROM mailchimp_sync.audience_source x WHERE x.source_id = _id;
 	DELETE FROM mailchimp_sync.watch WHERE source_id = _id;
 	DELETE FROM mailchimp_sync.source WHERE source_id = _id;
 	INSERT INTO mailchimp_sync.dropped_source (source, source_id) VALUES (_source, _id);

@@ -40,10 +40,7 @@ BEGIN
 		AND (_audience_id IS NULL OR f.audience_id = _audience_id)
 		AND (_source IS NULL OR f.source_id = _source_id)
 		AND (_contact_key IS NULL OR f.contact_key = ANY (mailchimp_sync.normal_keys(_source_id, ARRAY[_contact_key])))
-		AND (EXISTS (SELECT FROM mailchimp_sync.given_level g
-				WHERE g.level = 'marketer' AND g.connection IN ('', f.connection)
-					AND (g.role = 0 OR pg_has_role(mailchimp_sync.caller(), g.role, 'USAGE')))
-			OR (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = mailchimp_sync.caller()));
+		AND mailchimp_sync.caller_has('marketer', f.connection);
 	GET DIAGNOSTICS _count = ROW_COUNT;
 	PERFORM mailchimp_sync.wake();
 	RETURN _count;
