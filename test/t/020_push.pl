@@ -132,6 +132,10 @@ $crm->run;
 is($crm->shown('new.one@crm.test'), 'subscribed|Ours|by hand,g9', 'D16, D20: adopted, a tag put on by hand stays');
 is($crm->shown('foreign@crm.test'), 'subscribed|theirs|', 'D15: a foreign member is not touched');
 is($crm->rita("SELECT count(*) FROM mc_member WHERE email = 'foreign\@crm.test' AND NOT foreign_member"), 0, 'nor called ours');
+$crm->ann('DELETE FROM crm.candidate WHERE id = 2001');
+$crm->run;
+is($crm->shown('new.one@crm.test'), 'archived|Ours|by hand,g9', 'D20: the adopted one leaves like any other');
+is($crm->shown('foreign@crm.test'), 'subscribed|theirs|', 'D15: the foreign one stays');
 
 # -----------------------------------------------------------------------------------------------------------------
 # A list with a double opt-in, and nothing to map
