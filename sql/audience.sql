@@ -22,9 +22,6 @@ CREATE TABLE mailchimp_sync.audience (
 	detail			text,
 	failures		integer NOT NULL DEFAULT 0,
 	next_attempt_at	timestamptz,
-	-- the mass-change guard: what it stopped, and up to which number it was approved
-	guard_stopped	jsonb,
-	guard_approved	jsonb,
 	-- somebody asked for a full comparison / the last one that came to its end
 	compare_asked_at	timestamptz,
 	compared_at		timestamptz,
@@ -411,6 +408,7 @@ BEGIN
 	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _id;
+	PERFORM mailchimp_sync.guard_forget(ARRAY[_id]);
 	DELETE FROM mailchimp_sync.audience WHERE audience_id = _id;
 END
 $$;
@@ -437,6 +435,7 @@ BEGIN
 	UPDATE mailchimp_sync.audience SET active_since = coalesce(active_since, mailchimp_sync.clock()),
 		compare_asked_at = mailchimp_sync.clock(), next_attempt_at = NULL
 	WHERE audience_id = _id;
+	PERFORM mailchimp_sync.guard_begin(_id);
 	PERFORM mailchimp_sync.wake();
 END
 $$;
@@ -478,13 +477,17 @@ SELECT a.audience, a.connection, a.list_id, l.name AS list_name,
 	a.direction, a.conflict, a.on_leave, a.on_unsubscribe, a.recipients, a.double_opt_in, a.every, a.read_every,
 	CASE WHEN a.active_since IS NULL THEN 'new'
 		WHEN a.paused THEN 'paused'
+		WHEN g.detail IS NOT NULL THEN 'guard_stopped'
 		WHEN a.failures > 0 OR t.detail IS NOT NULL THEN 'failing'
 		ELSE 'active' END AS state,
-	coalesce(a.detail, t.detail) AS detail, a.compared_at, a.read_at
+	nullif(concat_ws('; ', g.detail, coalesce(a.detail, t.detail)), '') AS detail, a.compared_at, a.read_at
 FROM mailchimp_sync.audience a
 JOIN mailchimp_sync.permitted_connection p USING (connection)
 LEFT JOIN mailchimp_sync.list l USING (connection, list_id)
 LEFT JOIN LATERAL (SELECT format('source "%s": %s', s.source, s.detail) AS detail
 	FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
-	WHERE x.audience_id = a.audience_id AND s.state <> 'ok' ORDER BY x.position LIMIT 1) t ON true;
+	WHERE x.audience_id = a.audience_id AND s.state <> 'ok' ORDER BY x.position LIMIT 1) t ON true
+LEFT JOIN LATERAL (SELECT format('%s; SELECT mc_approve(%L) lets them go', string_agg(o.detail, '; ' ORDER BY o.kind),
+		a.audience) AS detail
+	FROM mailchimp_sync.guard_stop o WHERE o.audience_id = a.audience_id HAVING count(*) > 0) g ON true;
 COMMENT ON VIEW @extschema@.mc_audience IS 'the audiences, how they are set and how they are';

@@ -395,9 +395,9 @@ BEGIN
 	WHERE c.audience_id = ANY (_audiences);
 	UPDATE mailchimp_sync.audience_source x SET compare_phase = NULL, compare_from = NULL, compare_after = NULL
 	WHERE x.audience_id = ANY (_audiences);
+	PERFORM mailchimp_sync.guard_forget(_audiences);
 	UPDATE mailchimp_sync.audience a
-	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, guard_stopped = NULL,
-		guard_approved = NULL, compare_asked_at = NULL, compared_at = NULL, read_at = NULL, read_mark = NULL,
+	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, compare_asked_at = NULL, compared_at = NULL, read_at = NULL, read_mark = NULL,
 		fields_read_at = NULL
 	WHERE a.connection = _connection;
 	-- N3: one that is on its way may still be sent over there, so it must never be sent here

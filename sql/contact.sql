@@ -25,6 +25,11 @@ CREATE TABLE mailchimp_sync.contact (
 	desired_hash	bytea,				-- of what we want there
 	sent_hash		bytea,				-- of what was last accepted there
 	refused_hash	bytea,				-- of what Mailchimp refused: rests until it changes
+	by_hand			boolean NOT NULL DEFAULT false,	-- put in by hand or by a campaign
+	-- where it waits: in those that the guard may hold (guard.sql), or in the one of all others that are pushed
+	queue			text COLLATE "C" GENERATED ALWAYS AS (CASE
+						WHEN action = 'leave' OR action = 'subscribe' AND NOT by_hand THEN action
+						WHEN action IN ('subscribe', 'update') THEN 'push' END) STORED,
 	version			bigint NOT NULL DEFAULT 1,	-- counts changes of what we want
 	attempts		integer NOT NULL DEFAULT 0,
 	next_attempt_at	timestamptz,		-- rests until then
@@ -39,10 +44,8 @@ CREATE INDEX contact_member_hash ON mailchimp_sync.contact (audience_id, member_
 CREATE INDEX contact_aside ON mailchimp_sync.contact (audience_id) WHERE aside_email IS NOT NULL;
 CREATE INDEX contact_source ON mailchimp_sync.contact (source_id, contact_key);
 -- the queues, in the order in which the engine takes from them
-CREATE INDEX contact_push_due ON mailchimp_sync.contact (audience_id, source_id, (coalesce(next_attempt_at, '-infinity')))
-	WHERE action IN ('subscribe', 'update');
-CREATE INDEX contact_leave_due ON mailchimp_sync.contact (audience_id, source_id, (coalesce(next_attempt_at, '-infinity')))
-	WHERE action = 'leave';
+CREATE INDEX contact_queue ON mailchimp_sync.contact (audience_id, queue, source_id, (coalesce(next_attempt_at, '-infinity')))
+	WHERE queue IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.contact', '');
 
 CREATE TABLE mailchimp_sync.member (
@@ -96,11 +99,13 @@ LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mc_is_utf8';
 /* ---- what people see ---- */
 
 CREATE VIEW @extschema@.mc_contact_state WITH (security_barrier) AS
-SELECT a.audience, s.source, c.contact_key, c.email, c.state, c.detail
+SELECT a.audience, s.source, c.contact_key, c.email, c.state,
+	nullif(concat_ws('; ', c.detail, CASE WHEN g.kind IS NOT NULL THEN 'held by the mass-change guard' END), '') AS detail
 FROM mailchimp_sync.contact c
 JOIN mailchimp_sync.audience a USING (audience_id)
 JOIN mailchimp_sync.permitted_connection p USING (connection)
-LEFT JOIN mailchimp_sync.source s USING (source_id);
+LEFT JOIN mailchimp_sync.source s USING (source_id)
+LEFT JOIN mailchimp_sync.guard_stop g ON g.audience_id = c.audience_id AND g.kind = c.queue;
 COMMENT ON VIEW @extschema@.mc_contact_state IS
 	'the one state in which each contact of each audience is, with the reason';
 

@@ -84,14 +84,16 @@ AS $$
 		SELECT * FROM mailchimp_sync.desired(_audience_id, _source_id, _keys, _values)
 	), stored AS (
 		INSERT INTO mailchimp_sync.contact AS c (audience_id, source_id, contact_key, email, email_hash,
-			state, detail, action, desired_hash, changed_at)
+			state, detail, action, desired_hash, by_hand, changed_at)
 		SELECT _audience_id, _source_id, d.contact_key, d.email, d.email_hash,
-			d.state, d.detail, d.action, d.desired_hash, mailchimp_sync.clock()
+			d.state, d.detail, d.action, d.desired_hash,
+			EXISTS (SELECT FROM mailchimp_sync.hand h WHERE h.audience_id = _audience_id
+				AND h.source_id = _source_id AND h.contact_key = d.contact_key AND h.inside), mailchimp_sync.clock()
 		FROM desired d
 		ON CONFLICT (audience_id, source_id, contact_key) DO UPDATE SET
 			email = excluded.email, email_hash = excluded.email_hash,
 			state = excluded.state, detail = excluded.detail, action = excluded.action,
-			desired_hash = excluded.desired_hash, changed_at = excluded.changed_at,
+			desired_hash = excluded.desired_hash, by_hand = excluded.by_hand, changed_at = excluded.changed_at,
 			version = c.version + 1,
 			-- a rest is for what failed, not for something new
 			attempts = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
@@ -100,10 +102,16 @@ AS $$
 				OR c.action IS DISTINCT FROM excluded.action THEN NULL ELSE c.next_attempt_at END,
 			batch_limit = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
 				THEN NULL ELSE c.batch_limit END
-		WHERE (c.email, c.email_hash, c.state, c.detail, c.action, c.desired_hash)
+		WHERE (c.email, c.email_hash, c.state, c.detail, c.action, c.desired_hash, c.by_hand)
 			IS DISTINCT FROM (excluded.email, excluded.email_hash, excluded.state, excluded.detail,
-				excluded.action, excluded.desired_hash)
-		RETURNING c.contact_key
+				excluded.action, excluded.desired_hash, excluded.by_hand)
+		RETURNING c.contact_key, c.queue
+	), guarded AS (
+		UPDATE mailchimp_sync.guard g SET waiting = g.waiting + n.more,
+			check_at = greatest(mailchimp_sync.clock(), g.check_after)
+		FROM (SELECT k.kind, count(*) FILTER (WHERE s.queue = k.kind) AS more
+			FROM stored s CROSS JOIN (VALUES ('subscribe'), ('leave')) AS k(kind) GROUP BY k.kind) n
+		WHERE g.audience_id = _audience_id AND g.kind = n.kind AND (n.more > 0 OR g.stopped_at IS NOT NULL)
 	), failed AS (
 		INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email,
 			title, detail, attempts, first_failed_at, last_failed_at)

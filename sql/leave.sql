@@ -15,6 +15,7 @@ DECLARE
 	_key		text;
 BEGIN
 	FOR _audience IN SELECT * FROM mailchimp_sync.sending_audiences(_connection) LOOP
+		CONTINUE WHEN mailchimp_sync.guard_holds(_audience.audience_id, 'leave');
 		FOR _source_id IN SELECT * FROM mailchimp_sync.sending_sources(_audience.audience_id) LOOP
 			-- evaluated anew just before the request: it may have come back, then the next one
 			LOOP
@@ -45,7 +46,7 @@ LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT c.contact_key FROM mailchimp_sync.contact c
-	WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.action = 'leave'
+	WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.queue = 'leave'
 		AND coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
 		AND c.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
 	ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1
@@ -63,10 +64,11 @@ AS $$
 	CROSS JOIN LATERAL (
 		SELECT coalesce(c.next_attempt_at, '-infinity') AS due
 		FROM mailchimp_sync.contact c
-		WHERE c.audience_id = a.audience_id AND c.source_id = s.source_id AND c.action = 'leave'
+		WHERE c.audience_id = a.audience_id AND c.source_id = s.source_id AND c.queue = 'leave'
 			AND (a.audience_id, c.member_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b)
 		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1) AS d
 	WHERE a.active_since IS NOT NULL AND NOT a.paused AND s.state <> 'stopped'
+		AND NOT mailchimp_sync.guard_holds(a.audience_id, 'leave')
 $$;
 
 /*
@@ -80,6 +82,13 @@ CREATE FUNCTION mailchimp_sync.leave_done(_inflight_id bigint, _found boolean) R
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
+	SELECT mailchimp_sync.guard_went(s.audience_id, 'leave', CASE WHEN _found THEN count(*) ELSE 0 END,
+		count(*) FILTER (WHERE c.queue = 'leave'))
+	FROM mailchimp_sync.carried(_inflight_id) s
+	LEFT JOIN mailchimp_sync.contact c ON c.audience_id = s.audience_id AND c.source_id = s.source_id
+		AND c.contact_key = s.contact_key
+	GROUP BY s.audience_id;
+
 	INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, status_before, archived_by_us, ours,
 		read_at)
 	SELECT s.audience_id, s.email_hash, coalesce(c.email, ''),

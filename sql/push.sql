@@ -11,22 +11,36 @@ CREATE VIEW mailchimp_sync.push_busy AS
 SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b WHERE NOT b.is_ghost OR b.kind = 'leave';
 
 /*
- * The contacts of a source that could travel together now, the longest due first.
- * NOT IN is hashed once, while NOT EXISTS would look through all for each contact.
+ * The contacts of a source that can be pushed, the longest due first: those that the guard
+ * has no say in, and of the others as many as there is room for; of each no more
+ * than one request takes. NOT IN is hashed once, while NOT EXISTS would look through all for each contact.
  */
-CREATE FUNCTION mailchimp_sync.push_ready(_audience_id integer, _source_id integer) RETURNS text[]
+CREATE FUNCTION mailchimp_sync.push_waiting(_audience_id integer, _source_id integer, _room bigint, _limit integer)
+RETURNS SETOF mailchimp_sync.contact
+LANGUAGE sql STABLE ROWS 100
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT w.* FROM (VALUES ('push', _limit::bigint), ('subscribe', least(_limit, _room))) AS q(queue, most)
+	CROSS JOIN LATERAL (
+		SELECT c.* FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _audience_id AND c.queue = q.queue AND c.source_id = _source_id
+			AND c.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.push_busy b WHERE b.audience_id = _audience_id)
+			-- who is there under that address moves away first
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact o
+				WHERE o.audience_id = _audience_id AND o.member_hash = c.email_hash AND o.action = 'rename' OFFSET 0)
+		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT q.most) AS w
+$$;
+
+-- the contacts of a source that could travel together now
+CREATE FUNCTION mailchimp_sync.push_ready(_audience_id integer, _source_id integer, _room bigint) RETURNS text[]
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH ready AS MATERIALIZED (
 		SELECT c.contact_key, c.batch_limit, coalesce(c.next_attempt_at, '-infinity') AS due
-		FROM mailchimp_sync.contact c
-		WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.action IN ('subscribe', 'update')
-			AND coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
-			AND c.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.push_busy b WHERE b.audience_id = _audience_id)
-			-- who is there under that address moves away first
-			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact o
-				WHERE o.audience_id = _audience_id AND o.member_hash = c.email_hash AND o.action = 'rename' OFFSET 0)
+		FROM mailchimp_sync.push_waiting(_audience_id, _source_id, _room,
+			current_setting('mailchimp_sync.batch_size')::integer) c
+		WHERE coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
 		ORDER BY coalesce(c.next_attempt_at, '-infinity')
 		LIMIT current_setting('mailchimp_sync.batch_size')::integer
 	), numbered AS (
@@ -69,20 +83,22 @@ AS $$
 DECLARE
 	_audience	mailchimp_sync.audience;
 	_source_id	integer;
+	_room		bigint;
 	_keys		text[];
 	_values		mailchimp_sync.evaluated[];
 	_work		mailchimp_sync.work;
 BEGIN
 	FOR _audience IN SELECT * FROM mailchimp_sync.sending_audiences(_connection) LOOP
 		CONTINUE WHEN EXISTS (SELECT FROM mailchimp_sync.missing_fields(_audience.audience_id));
+		_room := mailchimp_sync.guard_room(_audience.audience_id, 'subscribe');
 		FOR _source_id IN SELECT * FROM mailchimp_sync.sending_sources(_audience.audience_id) LOOP
 			-- evaluating anew may show that none of a page is to be sent any more: then the next page
 			LOOP
-				_keys := mailchimp_sync.push_ready(_audience.audience_id, _source_id);
+				_keys := mailchimp_sync.push_ready(_audience.audience_id, _source_id, _room);
 				EXIT WHEN _keys IS NULL;
 				_values := mailchimp_sync.fold_contacts(_source_id, _keys);
 				EXIT WHEN _values IS NULL;
-				_work := mailchimp_sync.push_work(_audience, _source_id, _keys, _values);
+				_work := mailchimp_sync.push_work(_audience, _source_id, _keys, _values, _room);
 				IF _work.contact_keys IS NOT NULL THEN
 					RETURN NEXT _work;
 					RETURN;
@@ -94,7 +110,8 @@ END
 $$;
 
 /*
- * The request for those of the keys that are still to be sent. From here on
+ * The request for those of the keys that are still to be sent; somebody whose update turned out to be a new
+ * subscription stays behind where there is no room for it. From here on
  * they may be at Mailchimp under their address: member_hash says so, and a
  * contact that leaves is looked for there. Nobody knows what is there until the
  * answer has come, so sent_hash says nothing: who goes back to the old value
@@ -102,15 +119,20 @@ $$;
  * (D13).
  */
 CREATE FUNCTION mailchimp_sync.push_work(_audience mailchimp_sync.audience, _source_id integer, _keys text[],
-	_values mailchimp_sync.evaluated[])
+	_values mailchimp_sync.evaluated[], _room bigint)
 RETURNS mailchimp_sync.work
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH travelling AS (
+	WITH behind AS (
+		SELECT c.contact_key FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _audience.audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
+			AND c.queue = 'subscribe'
+		ORDER BY c.contact_key OFFSET _room
+	), travelling AS (
 		UPDATE mailchimp_sync.contact c SET member_hash = c.email_hash, sent_hash = NULL
 		WHERE c.audience_id = _audience.audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
-			AND c.action IN ('subscribe', 'update')
+			AND c.action IN ('subscribe', 'update') AND c.contact_key NOT IN (SELECT b.contact_key FROM behind b)
 		RETURNING c.*
 	), former AS (
 		UPDATE mailchimp_sync.contact c SET member_hash = NULL, sent_hash = NULL
@@ -150,14 +172,10 @@ AS $$
 	JOIN mailchimp_sync.audience a USING (connection)
 	JOIN mailchimp_sync.audience_source x USING (audience_id)
 	JOIN mailchimp_sync.source s USING (source_id)
+	CROSS JOIN LATERAL mailchimp_sync.guard_room(a.audience_id, 'subscribe') AS room
 	CROSS JOIN LATERAL (
-		SELECT coalesce(c.next_attempt_at, '-infinity') AS due
-		FROM mailchimp_sync.contact c
-		WHERE c.audience_id = a.audience_id AND c.source_id = s.source_id AND c.action IN ('subscribe', 'update')
-			AND (a.audience_id, c.email_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.push_busy b)
-			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact o
-				WHERE o.audience_id = a.audience_id AND o.member_hash = c.email_hash AND o.action = 'rename' OFFSET 0)
-		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1) AS d
+		SELECT min(coalesce(c.next_attempt_at, '-infinity')) AS due
+		FROM mailchimp_sync.push_waiting(a.audience_id, s.source_id, room, 1) c HAVING count(*) > 0) AS d
 	WHERE a.active_since IS NOT NULL AND NOT a.paused AND s.state <> 'stopped'
 $$;
 
@@ -184,6 +202,16 @@ RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
+	-- to the guard: who is there only now, and how many of those waited for it
+	SELECT mailchimp_sync.guard_went(s.audience_id, 'subscribe',
+		count(*) FILTER (WHERE coalesce(m.status, 'archived') = 'archived' AND u.status IN ('subscribed', 'pending')),
+		count(*) FILTER (WHERE c.queue = 'subscribe' AND c.version = s.version))
+	FROM mailchimp_sync.carried(_inflight_id) s
+	JOIN unnest(_hashes, _statuses) AS u(hash, status) ON u.hash = s.email_hash
+	JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key)
+	LEFT JOIN mailchimp_sync.member m ON m.audience_id = s.audience_id AND m.email_hash = s.email_hash
+	WHERE NOT c.by_hand GROUP BY s.audience_id;
+
 	WITH shown AS (
 		SELECT DISTINCT ON (u.hash) u.* FROM unnest(_hashes, _emails, _statuses, _contact_ids, _fields, _tags, _last_changed)
 			AS u(hash, email, status, contact_id, fields, tags, last_changed)

@@ -119,7 +119,9 @@ AS $$
 		ORDER BY o.hand_id DESC LIMIT 1) AS h ON true
 	WHERE h.inside IS NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _c.audience_id AND c.source_id = _source_id
-			AND c.contact_key = k.contact_key COLLATE "C" AND c.state <> 'outside')
+			AND c.contact_key = k.contact_key COLLATE "C" AND c.state <> 'outside'
+			-- the guard does not hold who joins for a campaign
+			AND (c.queue IS DISTINCT FROM 'subscribe' OR NOT mailchimp_sync.guard_holds(_c.audience_id, 'subscribe')))
 	ON CONFLICT (audience_id, source_id, contact_key, hand_id) DO UPDATE SET inside = excluded.inside,
 		put_by = excluded.put_by, put_at = excluded.put_at
 $$;

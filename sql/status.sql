@@ -51,16 +51,18 @@ $$;
 
 CREATE VIEW @extschema@.mc_progress WITH (security_barrier) AS
 SELECT 'push'::text AS work, a.audience, NULL::bigint AS campaign_id,
-	CASE WHEN x.comparing THEN 'comparing' ELSE 'sending' END AS phase,
+	CASE WHEN x.comparing THEN 'comparing' WHEN c.held = c.pending THEN 'held' ELSE 'sending' END AS phase,
 	c.done, c.done + c.pending AS total, r.rate,
-	CASE WHEN r.rate > 0 THEN ceil(c.pending / r.rate) * interval '1 second' END AS eta
+	CASE WHEN r.rate > 0 AND c.held = 0 THEN ceil(c.pending / r.rate) * interval '1 second' END AS eta
 FROM mailchimp_sync.audience a
 JOIN mailchimp_sync.permitted_connection p USING (connection)
 CROSS JOIN LATERAL (SELECT coalesce(bool_or(s.compare_from IS NOT NULL), false) AS comparing
 	FROM mailchimp_sync.audience_source s WHERE s.audience_id = a.audience_id) x
 CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE k.state = 'in_sync') AS done,
-		count(*) FILTER (WHERE k.action IS NOT NULL) AS pending
-	FROM mailchimp_sync.contact k WHERE k.audience_id = a.audience_id) c
+		count(*) FILTER (WHERE k.action IS NOT NULL) AS pending, count(g.kind) AS held
+	FROM mailchimp_sync.contact k
+	LEFT JOIN mailchimp_sync.guard_stop g ON g.audience_id = k.audience_id AND g.kind = k.queue
+	WHERE k.audience_id = a.audience_id) c
 -- contacts per second over the last minute
 CROSS JOIN LATERAL (SELECT round(sum(q.contacts) / 60.0, 1) AS rate
 	FROM mailchimp_sync.request q
@@ -87,9 +89,10 @@ CREATE FUNCTION mailchimp_sync.progress_lines() RETURNS SETOF text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT format('audience "%s": %s of %s contacts are at Mailchimp%s%s', a.audience, s.done, s.done + s.pending,
-		CASE WHEN s.comparing THEN ', comparing' ELSE '' END,
-		CASE WHEN s.refused > 0 THEN format(', %s refused', s.refused) ELSE '' END)
+	SELECT concat_ws(', ', format('audience "%s": %s of %s contacts are at Mailchimp', a.audience, s.done, s.done + s.pending),
+		CASE WHEN s.comparing THEN 'comparing' END,
+		CASE WHEN s.refused > 0 THEN format('%s refused', s.refused) END,
+		(SELECT string_agg(g.detail, ', ' ORDER BY g.kind) FROM mailchimp_sync.guard_stop g WHERE g.audience_id = a.audience_id))
 	FROM mailchimp_sync.audience a
 	CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE c.state = 'in_sync') AS done,
 			count(*) FILTER (WHERE c.action IN ('subscribe', 'update')) AS pending,

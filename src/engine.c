@@ -56,7 +56,7 @@ static const McKind *const kinds[] = {
  * Steps in the database alone: STEP() does a bit and returns how much, STEP_due()
  * says when there is more. Each has an error boundary and rests after an error.
  */
-static const char *const steps[] = {"end_ghosts", "fold", "compare", "campaign_step"};
+static const char *const steps[] = {"end_ghosts", "fold", "compare", "guard", "campaign_step"};
 
 /* A kind that could not prepare its work for a connection, which will hardly be better at once */
 typedef struct Rest

@@ -77,6 +77,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_add_member", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_remove_member", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_release_member", MC_MARKETER, MC_AUDIENCE, 1},
+	{"mc_approve", MC_ADMIN, MC_AUDIENCE, 1},
 	{"mc_retry", MC_MARKETER, MC_AUDIENCE, 1, MC_ANY},
 	/* opt-out */
 	{"mc_opt_out", MC_MARKETER, MC_ANY},
