@@ -100,6 +100,22 @@ run();
 is(written() . ' ' . member($list, 'noor')->{status}, 'pushed noor subscribed', 'R73: the watched table brings her back');
 
 # -----------------------------------------------------------------------------------------------------------------
+# By hand
+# -----------------------------------------------------------------------------------------------------------------
+
+$guide->play('By hand');
+is(member($list, 'quinten')->{status}, 'subscribed', 'R77: put in by hand');
+is(member($list, 'test2')->{status}, 'archived', 'R77: taken out by hand');
+is(people($alumni), 'olaf subscribed, petra subscribed, quinten subscribed', 'R8, R94: the other list has its own, and a selection beside them');
+$node->query("SELECT mc_sync_audience('Course members')", as => 'mia');
+run();
+written();
+is(member($list, 'quinten')->{status} . ' ' . member($list, 'test2')->{status}, 'subscribed archived', 'R77: which is stronger than the rule');
+$guide->play('Back to the rule');
+is(member($list, 'quinten')->{status} . ' ' . member($list, 'test2')->{status}, 'archived subscribed', 'R77: until it is given back to the rule');
+written();
+
+# -----------------------------------------------------------------------------------------------------------------
 # What happens at Mailchimp
 # -----------------------------------------------------------------------------------------------------------------
 
@@ -123,7 +139,7 @@ is(member($list, 'stranger')->{status} . ' ' . member($list, 'stranger')->{merge
 # -----------------------------------------------------------------------------------------------------------------
 
 $guide->play('No newsletter any more');
-is(member($list, 'olaf')->{status}, 'unsubscribed', 'R81: carried to Mailchimp');
+is(member($list, 'olaf')->{status} . ' ' . member($alumni, 'olaf')->{status}, 'unsubscribed unsubscribed', 'R81: carried to every list');
 written();
 $guide->play('Another rule');
 is(member($list, 'petra')->{status} . ' ' . written(), 'archived DELETE member', 'R111: who is not taken by the new rule leaves');
