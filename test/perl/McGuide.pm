@@ -96,8 +96,8 @@ sub play
 		my ($error, $output);
 		$self->{role} = $role{$1} // BAIL_OUT("$self->{path}, line $block->{line}: who is $1?") if $block->{sql} =~ /^-- (.*)\n/;
 		($error, $output) = $self->_psql($self->_connect($block->{sql}));
-		is($error, '', "$self->{path}: the statements that end at line $block->{line}");
-		is($output, $block->{output}, "$self->{path}: what they print") if defined $block->{output};
+		is($error, '', "$block->{heading}: the statements that end at line $block->{line} of $self->{path}");
+		is($output, $block->{output}, "$block->{heading}: what they print") if defined $block->{output};
 		$block->{played}++;
 	}
 	return scalar @blocks;

@@ -82,6 +82,7 @@ $sim->post('/_sim/accounts', { key => 'empty-us3', account_name => 'Empty', list
 give_server('empty', 'ann');
 $node->query("SELECT mc_connect('empty', 'empty-us3')", as => 'ann');
 like(check('empty'), qr/^list\|f\|make an audience at Mailchimp/m, 'R7: no list');
+like($node->error("SELECT mc_create_audience('nobody', 'empty', 'Customers')", as => 'ann'), qr/42704: list "Customers" does not exist/, 'R7: nothing to couple');
 
 # -----------------------------------------------------------------------------------------------------------------
 # Many pages, and what is gone

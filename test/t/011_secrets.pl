@@ -39,7 +39,7 @@ sub clean
 {
 	my ($text, $name) = @_;
 	my @found = grep { index($text, $_) >= 0 } @keys;
-	is("@found", '', "$name: no key");
+	is("@found", '', "N12: $name: no key");
 	return $text;
 }
 
