@@ -39,8 +39,9 @@ WHERE o.carried_at IS NULL
 			SELECT FROM mailchimp_sync.contact c
 			WHERE c.audience_id = a.audience_id AND c.aside_email IS NOT NULL
 				AND mailchimp_sync.email_hash(c.aside_email) = h.email_hash))
-		-- whether a contact's address was there before us, only Mailchimp can tell; in training it is not asked (N18)
-		OR (m.email_hash IS NULL AND a.active_since IS NOT NULL
+		-- whether a contact's address was there before us, only Mailchimp can tell; in training it is not asked (N18), nor
+		-- where it is erased
+		OR (m.email_hash IS NULL AND a.active_since IS NOT NULL AND NOT mailchimp_sync.list_is_erased(a.audience_id, h.email_hash)
 			AND EXISTS (SELECT FROM mailchimp_sync.contact c
 				WHERE c.audience_id = a.audience_id AND c.email_hash = h.email_hash)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.connection n

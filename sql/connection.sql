@@ -411,6 +411,7 @@ BEGIN
 	WHERE c.connection = _connection AND c.status NOT IN ('sent', 'deleted');
 	UPDATE mailchimp_sync.campaign c SET next_poll_at = NULL
 	WHERE c.connection = _connection AND c.next_poll_at IS NOT NULL;
+	PERFORM mailchimp_sync.erasures_lost(_connection);
 	DELETE FROM mailchimp_sync.merge_field f WHERE f.connection = _connection;
 	DELETE FROM mailchimp_sync.list l WHERE l.connection = _connection;
 	DELETE FROM mailchimp_sync.template t WHERE t.connection = _connection;

@@ -129,7 +129,7 @@ COMMENT ON VIEW @extschema@.mc_audience_status IS
 	'how many contacts of each audience are in each state; the states add up to contacts';
 
 CREATE VIEW @extschema@.mc_member WITH (security_barrier) AS
-SELECT a.audience, m.email, s.source, c.contact_key, m.status,
+SELECT a.audience, nullif(m.email, '') AS email, s.source, c.contact_key, m.status,
 	m.status IN ('subscribed', 'pending') AS active,
 	coalesce(m.shown_fields, m.sent_fields) AS merge_fields,
 	coalesce(m.shown_tags, m.sent_tags) AS tags,

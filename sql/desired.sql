@@ -111,7 +111,10 @@ WITH audience AS MATERIALIZED (
 				OR EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = i.email_hash) THEN 'opted_out'
 			WHEN i.email_hash IS NULL OR NOT i.is_utf8 THEN 'refused'
 			WHEN i.email_hash <> ALL (a.allowed) THEN 'not_allowed'
-		END AS obstacle
+		END AS obstacle,
+		EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = i.email_hash)
+			OR EXISTS (SELECT FROM mailchimp_sync.opt_out o
+				WHERE o.source_id = _source_id AND o.contact_key = i.contact_key AND o.origin = 'erasure') AS erased
 	FROM input i, audience a
 ), known AS MATERIALIZED (
 	SELECT w.*,
@@ -191,6 +194,7 @@ WITH audience AS MATERIALIZED (
 			WHEN h.obstacle = 'inactive' THEN 'removed by hand'
 			WHEN h.obstacle = 'outside' THEN 'the rule does not take it'
 			WHEN h.obstacle = 'not_linked' THEN 'its link flag is off'
+			WHEN h.obstacle = 'opted_out' AND h.erased THEN 'was erased'
 			WHEN h.obstacle = 'opted_out' THEN 'is in the opt-out group'
 			WHEN h.obstacle = 'refused' AND h.email IS NULL THEN 'has no e-mail address'
 			WHEN h.obstacle = 'refused' AND h.email_hash IS NULL THEN 'its e-mail address is not valid'
@@ -205,8 +209,9 @@ WITH audience AS MATERIALIZED (
 		END AS why
 	FROM hashed h, audience a
 )
--- a row that is gone, or cannot be evaluated, is known by its last address
-SELECT w.contact_key, coalesce(w.email, CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email END),
+-- a row that is gone, or cannot be evaluated, is known by its last address; who was erased by none
+SELECT w.contact_key,
+	CASE WHEN NOT w.erased THEN coalesce(w.email, CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email END) END,
 	CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email_hash ELSE w.email_hash END,
 	CASE WHEN l.leaves THEN 'pending' ELSE w.verdict END,
 	coalesce(w.why, CASE WHEN l.leaves THEN 'its new address is at Mailchimp already' END),

@@ -202,6 +202,15 @@ AS $$
 	SELECT regexp_replace(regexp_replace(_path, '[0-9a-f]{32}', '*', 'g'), '[^/?&=]+(@|%40)[^/?&=]+', '*', 'g')
 $$;
 
+-- Mailchimp's words quote them
+CREATE FUNCTION mailchimp_sync.mask_words(_words text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT regexp_replace(regexp_replace(_words, '[0-9a-f]{32}', '*', 'g'),
+		'[^[:space:]"''<>(),;:\[\]]+@[^[:space:]"''<>(),;:\[\]]+', '*', 'g')
+$$;
+
 -- before the reply is applied, which resets the counters of attempts
 CREATE FUNCTION mailchimp_sync.log_request(_inflight_id bigint, _status integer, _outcome text, _title text,
 	_detail text, _started_at timestamptz, _seconds double precision)
@@ -212,7 +221,7 @@ AS $$
 	INSERT INTO mailchimp_sync.request (connection, kind, method, path, status, outcome, detail, attempt,
 		audience_id, campaign_id, contacts, started_at, duration)
 	SELECT f.connection, f.kind, f.method, mailchimp_sync.mask(f.path), nullif(_status, 0),
-		_outcome, concat_ws(': ', _title, _detail),
+		_outcome, mailchimp_sync.mask_words(concat_ws(': ', _title, _detail)),
 		1 + greatest((SELECT max(c.attempts) FROM mailchimp_sync.carried(_inflight_id) s
 				JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key)),
 			(SELECT p.attempts FROM mailchimp_sync.campaign p WHERE p.campaign_id = f.campaign_id), 0),

@@ -20,7 +20,7 @@ CREATE TABLE mailchimp_sync.opt_out (
 	contact_key		text COLLATE "C",
 	email			text,
 	email_hash		text COLLATE "C",
-	origin			text NOT NULL CHECK (origin IN ('manual', 'crm', 'mailchimp')),
+	origin			text NOT NULL CHECK (origin IN ('manual', 'crm', 'mailchimp', 'erasure')),
 	reason			text,
 	added_at		timestamptz NOT NULL,
 	added_by		text NOT NULL,
@@ -28,18 +28,24 @@ CREATE TABLE mailchimp_sync.opt_out (
 	attempts		integer NOT NULL DEFAULT 0,		-- to carry it, in vain
 	next_attempt_at	timestamptz,	-- rests until then
 	CHECK ((source_id IS NULL) = (contact_key IS NULL)),
-	CHECK ((email IS NULL) = (email_hash IS NULL)),
-	CHECK (source_id IS NOT NULL OR email IS NOT NULL)
+	CHECK (email IS NULL OR email_hash IS NOT NULL),	-- who was erased has a hash alone (erase.sql)
+	CHECK (email IS NULL OR origin <> 'erasure'),
+	CHECK (source_id IS NOT NULL OR email_hash IS NOT NULL)
 );
 CREATE UNIQUE INDEX opt_out_contact ON mailchimp_sync.opt_out (source_id, contact_key)
 	WHERE source_id IS NOT NULL;
 CREATE UNIQUE INDEX opt_out_address ON mailchimp_sync.opt_out (email_hash)
 	WHERE source_id IS NULL;
 CREATE INDEX opt_out_email_hash ON mailchimp_sync.opt_out (email_hash);
+CREATE INDEX opt_out_erasure ON mailchimp_sync.opt_out (email_hash) WHERE origin = 'erasure' AND source_id IS NULL;
 CREATE INDEX opt_out_uncarried ON mailchimp_sync.opt_out (opt_out_id) WHERE carried_at IS NULL;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.opt_out', '');
 SELECT pg_catalog.pg_extension_config_dump(
 	pg_catalog.pg_get_serial_sequence('mailchimp_sync.opt_out', 'opt_out_id')::pg_catalog.regclass, '');
+
+-- addresses that were erased, of which nothing new is kept (erase.sql)
+CREATE VIEW mailchimp_sync.erased AS
+SELECT o.email_hash FROM mailchimp_sync.opt_out o WHERE o.origin = 'erasure' AND o.source_id IS NULL;
 
 CREATE TABLE mailchimp_sync.opt_out_log (
 	logged_at		timestamptz NOT NULL,
@@ -82,6 +88,19 @@ BEGIN
 	RETURN EXISTS (SELECT FROM mailchimp_sync.opt_out o
 			WHERE o.source_id = _source_id AND o.contact_key = _contact_key)
 		OR EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = _email_hash);
+END
+$$;
+
+-- was it erased, so that no address of it is kept here?
+CREATE FUNCTION mailchimp_sync.is_erased(_source_id integer, _contact_key text, _email_hash text)
+RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = _email_hash)
+		OR EXISTS (SELECT FROM mailchimp_sync.opt_out o
+			WHERE o.source_id = _source_id AND o.contact_key = _contact_key AND o.origin = 'erasure');
 END
 $$;
 
@@ -141,6 +160,13 @@ DECLARE
 	_hash		text := mailchimp_sync.email_hash(_address);
 	_joined		boolean;
 BEGIN
+	IF mailchimp_sync.is_erased(_source_id, _contact_key, _hash) THEN
+		IF _source_id IS NULL THEN
+			RETURN false;
+		END IF;
+		_address := NULL;
+		_hash := NULL;
+	END IF;
 	INSERT INTO mailchimp_sync.opt_out (source_id, contact_key, email, email_hash, origin, reason, added_at, added_by)
 	VALUES (_source_id, _contact_key, _address, _hash, _origin, _reason, mailchimp_sync.clock(), _by)
 	ON CONFLICT DO NOTHING;
@@ -163,7 +189,8 @@ $$;
 
 /*
  * Out of the group: the contact itself and the address alone, not other contacts with that address, who said so
- * themselves, unless their source is gone. What still blocks the address is told.
+ * themselves, unless their source is gone. What still blocks the address is told. Who was erased comes back by
+ * somebody who names the address, and not before it is done: no automatism of a CRM undoes that.
  */
 CREATE FUNCTION mailchimp_sync.opt_out_remove(_source_id integer, _contact_key text, _email text,
 	_confirm boolean, _by text) RETURNS boolean
@@ -179,10 +206,14 @@ DECLARE
 	_email_hashes	text[];
 	_other			record;
 BEGIN
+	IF _source_id IS NULL THEN
+		PERFORM mailchimp_sync.check_erased(_hash);
+	END IF;
 	WITH gone AS (
 		DELETE FROM mailchimp_sync.opt_out o
 		WHERE (o.source_id = _source_id AND o.contact_key = _contact_key)
-			OR (o.email_hash = _hash AND NOT EXISTS (SELECT FROM mailchimp_sync.source s WHERE s.source_id = o.source_id))
+			OR (o.email_hash = _hash AND NOT EXISTS (SELECT FROM mailchimp_sync.source s WHERE s.source_id = o.source_id)
+				AND (o.origin <> 'erasure' OR _source_id IS NULL))
 		RETURNING o.*
 	), logged AS (
 		INSERT INTO mailchimp_sync.opt_out_log (logged_at, joined, source_id, contact_key, email, origin, reason, actor)
@@ -194,10 +225,13 @@ BEGIN
 		PERFORM mailchimp_sync.opt_out_changed(_source_ids, _contact_keys, _email_hashes);
 	END IF;
 
-	SELECT s.source, o.contact_key INTO _other FROM mailchimp_sync.opt_out o
+	SELECT s.source, o.contact_key, o.origin INTO _other FROM mailchimp_sync.opt_out o
 	LEFT JOIN mailchimp_sync.source s USING (source_id)
-	WHERE o.email_hash = _hash ORDER BY o.opt_out_id LIMIT 1;
-	IF FOUND THEN
+	WHERE o.email_hash = _hash ORDER BY o.origin = 'erasure' DESC, o.opt_out_id LIMIT 1;
+	IF _other.origin = 'erasure' THEN
+		RAISE NOTICE USING MESSAGE = 'the address stays opted out: it was erased',
+			HINT = 'mc_opt_in_email lets it come back.';
+	ELSIF FOUND THEN
 		RAISE NOTICE 'the address stays opted out: contact "%" of source "%" has opted out with it',
 			_other.contact_key, _other.source;
 	ELSIF _confirm AND _hash IS NOT NULL THEN
@@ -342,7 +376,7 @@ CREATE FUNCTION @extschema@.mc_opt_in_email(email text, confirm boolean DEFAULT 
 RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
 COMMENT ON FUNCTION @extschema@.mc_opt_in_email(text, boolean, text) IS
-	'an address leaves the opt-out group; contacts that opted out themselves stay in it';
+	'an address leaves the opt-out group, also one that was erased; contacts that opted out themselves stay in it';
 
 CREATE FUNCTION mailchimp_sync.mc_opt_in_email(_email text, _confirm boolean, _by text) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -406,7 +440,11 @@ BEGIN
 		_source_id := mailchimp_sync.source_id(_row ->> 'source');
 		_key := (mailchimp_sync.normal_keys(_source_id, ARRAY[_row ->> 'contact_key']))[1];
 	END IF;
-	IF _op = 'DELETE' THEN
+	IF _op = 'DELETE' AND _key IS NULL AND _row ->> 'origin' = 'erasure' THEN
+		RAISE NOTICE USING MESSAGE = 'an address that was erased stays in the group',
+			HINT = 'mc_opt_in_email lets it come back.';
+		RETURN NULL;
+	ELSIF _op = 'DELETE' THEN
 		PERFORM mailchimp_sync.opt_out_remove(_source_id, _key, CASE WHEN _source_id IS NULL THEN _email END, false,
 			mailchimp_sync.actor(NULL));
 		RETURN '{}';

@@ -140,6 +140,7 @@ AS $$
 		WHERE (m.email_hash IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.contact c
 				WHERE c.audience_id = _audience_id AND c.email_hash = s.email_hash))
 			AND coalesce(m.read_at <= _asked_at, true) AND coalesce(m.last_changed <= s.last_changed, true)
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = s.email_hash)
 			-- NOT IN: hashed once
 			AND s.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
 	), stored AS (

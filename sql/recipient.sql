@@ -146,8 +146,9 @@ AS $$
 			CASE WHEN mailchimp_sync.is_email(l.email) THEN mailchimp_sync.email_hash(l.email) END AS email_hash
 		FROM looked l
 	)
-	SELECT k.contact_key, k.email, k.email_hash, v.skip_reason,
+	SELECT k.contact_key, CASE WHEN NOT e.erased THEN k.email END, CASE WHEN NOT e.erased THEN k.email_hash END, v.skip_reason,
 		CASE v.skip_reason
+			WHEN 'opted_out' THEN CASE WHEN e.erased THEN 'was erased' END
 			WHEN 'not_linked' THEN 'its link flag is off'
 			WHEN 'invalid_email' THEN 'its e-mail address is not valid'
 			WHEN 'not_allowed' THEN 'is not among the addresses of the training connection'
@@ -175,6 +176,8 @@ AS $$
 		WHEN h.inside IS FALSE OR (a.recipients = 'members'
 			AND coalesce(m.status NOT IN ('subscribed', 'pending'), true)) THEN 'not_member'
 	END AS skip_reason) v
+	CROSS JOIN LATERAL (SELECT v.skip_reason IS NOT DISTINCT FROM 'opted_out'
+		AND mailchimp_sync.is_erased(_source_id, k.contact_key, k.email_hash) AS erased) e
 $$;
 
 /*

@@ -19,7 +19,7 @@ CREATE TABLE mailchimp_sync.activity (
 	-- null: no contact stood behind the address
 	source_id		integer,
 	contact_key		text COLLATE "C",
-	email			text NOT NULL,
+	email			text,						-- null: erased
 	url				text,
 	bounce_type		text CHECK (bounce_type IN ('hard', 'soft')),
 	ip				inet,						-- with mailchimp_sync.store_ip alone
@@ -163,7 +163,7 @@ BEGIN
 		SELECT lower(u.id) COLLATE "C" AS email_hash, u.email, u.activity, m.source_id, m.contact_key
 		FROM unnest(_ids, _emails, _activities) AS u(id, email, activity)
 		LEFT JOIN mailchimp_sync.mailed m ON m.campaign_id = _campaign_id AND m.email_hash = lower(u.id)
-		WHERE u.activity <> '[]'
+		WHERE u.activity <> '[]' AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id))
 	), event AS MATERIALIZED (
 		SELECT p.email_hash, p.email, p.source_id, p.contact_key, k.type, e.timestamp::timestamptz AS occurred_at,
 			CASE k.type WHEN 'clicked' THEN md5(coalesce(e.url, '')) WHEN 'bounced' THEN k.bounce_type ELSE '' END AS sub_key,
@@ -219,6 +219,7 @@ BEGIN
 			mailchimp_sync.clock()
 		FROM unnest(_ids, _emails, _times, _reasons) AS u(id, email, at, reason)
 		LEFT JOIN mailchimp_sync.mailed m ON m.campaign_id = _campaign_id AND m.email_hash = lower(u.id)
+		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id))
 		ON CONFLICT DO NOTHING
 		RETURNING *
 	)

@@ -104,6 +104,7 @@ BEGIN
 	LEFT JOIN mailchimp_sync.contact k ON k.audience_id = _c.audience_id AND k.email_hash = g.email_hash
 	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.recipient n
 		WHERE n.campaign_id = _campaign_id AND n.email_hash = g.email_hash AND n.status NOT IN ('pending', 'skipped'))
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = g.email_hash)
 	ORDER BY g.email_hash, k.state = 'conflict', k.source_id, k.contact_key
 	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET email = excluded.email, email_hash = excluded.email_hash,
 		status = 'sent', skip_reason = NULL, detail = NULL, filled = true

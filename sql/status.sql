@@ -151,6 +151,10 @@ UNION ALL
 -- what rests until somebody mends the data is no alarm, what keeps failing is
 SELECT 'failures', q.retried = 0, q.failures::text,
 	CASE WHEN q.failures > 0 THEN format('%s of them tried again by itself; see mc_failure', q.retried) END
-FROM (SELECT count(*) AS failures, count(f.next_attempt_at) AS retried FROM @extschema@.mc_failure f) q;
+FROM (SELECT count(*) AS failures, count(f.next_attempt_at) AS retried FROM @extschema@.mc_failure f) q
+UNION ALL
+SELECT 'erasures', q.oldest IS NULL OR q.oldest > mailchimp_sync.clock() - interval '1 hour', q.waiting::text,
+	CASE WHEN q.oldest IS NOT NULL THEN format('the oldest since %s; see mc_erasure', q.oldest) END
+FROM (SELECT count(*) AS waiting, min(e.asked_at) AS oldest FROM mailchimp_sync.erasure e WHERE e.done_at IS NULL) q;
 COMMENT ON VIEW @extschema@.mc_status IS
 	'is everything working, and if not, why; an alarm is WHERE NOT ok';

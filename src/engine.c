@@ -48,7 +48,7 @@
 
 /* Kinds of work, most urgent first. A new kind is one line here. */
 static const McKind *const kinds[] = {
-	&mc_opt_out_kind, &mc_campaign_kind, &mc_field_kind, &mc_leave_kind,
+	&mc_opt_out_kind, &mc_campaign_kind, &mc_erase_kind, &mc_field_kind, &mc_leave_kind,
 	&mc_rename_kind,  &mc_read_kind,	 &mc_poll_kind,	 &mc_push_kind,
 };
 
@@ -56,7 +56,8 @@ static const McKind *const kinds[] = {
  * Steps in the database alone: STEP() does a bit and returns how much, STEP_due()
  * says when there is more. Each has an error boundary and rests after an error.
  */
-static const char *const steps[] = {"end_ghosts", "fold", "compare", "guard", "campaign_step"};
+static const char *const steps[] = {"end_ghosts", "fold",		   "compare",
+									"guard",	  "campaign_step", "erase_clean"};
 
 /* A kind that could not prepare its work for a connection, which will hardly be better at once */
 typedef struct Rest
