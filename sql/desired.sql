@@ -41,25 +41,69 @@ AS $$
 			THEN lpad((_contact_key::numeric + 9223372036854775808)::text, 20, '0') ELSE _contact_key END
 $$;
 
+CREATE FUNCTION mailchimp_sync.conflict_detail(_source text, _contact_key text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format('contact "%s" of source "%s" has the same address and comes first', _contact_key, _source)
+$$;
+
+/*
+ * A contact as it is weighed by itself, before others with the same address are
+ * looked at. What it comes to then is said by outcome(), for the run and the preview.
+ */
+CREATE TYPE mailchimp_sync.weight AS (
+	precedence		text,
+	wants			boolean,	-- nothing in the CRM stands against it
+	claims			boolean,	-- its address is not for others who come later: it wants in, or wanted to before it failed
+	opts_out		boolean,	-- joins the opt-out group when this is stored
+	state			text,
+	detail			text,
+	sends			text,		-- the action, where it is pending
+	leaves			boolean,	-- it is not to be where member_hash says
+	may_leave		boolean,	-- the policy, or Mailchimp's status, does not keep it there
+	member_hash		text
+);
+
+/*
+ * _preceded: another contact claims its address and comes first; _is_claimed: some
+ * contact that is not inactive claims the address under which it is at Mailchimp, so
+ * that it stays there.
+ */
+CREATE FUNCTION mailchimp_sync.outcome(_w mailchimp_sync.weight, _preceded boolean, _is_claimed boolean,
+	OUT state text, OUT action text)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN l.leaves THEN 'pending' WHEN _preceded THEN 'conflict' ELSE _w.state END,
+		CASE WHEN l.leaves THEN 'leave' WHEN NOT _preceded AND _w.state = 'pending' THEN _w.sends END
+	FROM (SELECT _w.may_leave AND NOT _is_claimed AND (_preceded OR _w.leaves) AS leaves) AS l
+$$;
+
 /*
  * Costs what the page costs, whatever the planner knows of the tables: a lookup
  * behind LIMIT or OFFSET is done row by row, with an index for all of its columns.
  *
  * _values is what evaluate() returned for _keys; a key without a value has no
  * row any more. The result has a row for each contact that the audience is or
- * was concerned with; state null: none of its business.
+ * was concerned with; state null: none of its business. standing: among those who
+ * claim its address it is "first", or first but "inactive", or "later"; old_standing:
+ * so it was stored.
+ *
+ * desired_hash is stored for whoever claims an address and for nobody else, which is
+ * how others, on other pages and of other sources, know.
  */
 CREATE FUNCTION mailchimp_sync.desired(_audience_id integer, _source_id integer, _keys text[],
 	_values mailchimp_sync.evaluated[],
 	OUT contact_key text, OUT email text, OUT email_hash text, OUT state text, OUT detail text,
 	OUT action text, OUT desired_hash bytea, OUT payload jsonb, OUT old_email_hash text,
-	OUT error_message text)
+	OUT error_message text, OUT standing text, OUT old_standing text, OUT weight mailchimp_sync.weight)
 RETURNS SETOF record
 LANGUAGE sql STABLE ROWS 100
 SET search_path = pg_catalog, pg_temp
 AS $$
 WITH audience AS MATERIALIZED (
-	SELECT a.on_leave, a.on_unsubscribe, s.key_type, x.position,
+	SELECT a.on_leave, a.on_unsubscribe, s.source, s.key_type, x.position,
 		-- an empty list allows nobody, none at all everybody
 		CASE WHEN c.only_addresses IS NOT NULL
 			THEN ARRAY(SELECT mailchimp_sync.email_hash(o.address) FROM unnest(c.only_addresses) AS o(address)) END AS allowed
@@ -116,35 +160,43 @@ WITH audience AS MATERIALIZED (
 			OR EXISTS (SELECT FROM mailchimp_sync.opt_out o
 				WHERE o.source_id = _source_id AND o.contact_key = i.contact_key AND o.origin = 'erasure') AS erased
 	FROM input i, audience a
+), claim AS MATERIALIZED (
+	SELECT w.*, c.contact_key IS NOT NULL AS is_known, c.email AS old_email, c.email_hash AS old_email_hash,
+		c.state AS old_state, c.detail AS old_detail, c.desired_hash AS old_desired_hash,
+		c.member_hash, c.taken_hash, c.aside_email, c.sent_hash, c.refused_hash,
+		CASE WHEN w.error_state IS NULL THEN w.email_hash ELSE c.email_hash END AS own_hash,
+		CASE WHEN w.error_state IS NULL THEN w.obstacle IS NULL ELSE c.desired_hash IS NOT NULL END AS claims
+	FROM wish w
+	LEFT JOIN LATERAL (SELECT o.* FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.source_id = _source_id AND o.contact_key = w.contact_key LIMIT 1) AS c ON true
+), ranked AS MATERIALIZED (
+	SELECT c.*, row_number() OVER o AS page_rank, first_value(c.contact_key) OVER o AS page_key,
+		first_value(c.precedence) OVER o AS page_precedence
+	FROM claim c
+	WINDOW o AS (PARTITION BY c.own_hash, c.claims ORDER BY c.precedence)
 ), known AS MATERIALIZED (
 	SELECT w.*,
 		CASE WHEN w.obstacle IS NULL THEN mailchimp_sync.payload(w.value) END AS payload,
-		c.contact_key IS NOT NULL AS is_known,
-		c.email AS old_email, c.email_hash AS old_email_hash, c.member_hash, c.sent_hash, c.refused_hash,
-		c.detail AS old_detail, c.aside_email,
 		-- who is there now moves away first, and takes the status along
 		CASE WHEN NOT g.is_given_up THEN m.status END AS status,
 		CASE WHEN NOT g.is_given_up THEN m.archived_by_us END AS archived_by_us,
 		-- no member can move to an address that the list has already
-		c.member_hash <> w.email_hash AND (CASE WHEN NOT g.is_given_up THEN m.status END IS NOT NULL
-			OR coalesce(c.taken_hash = w.email_hash, false)) AS is_taken,
-		-- another contact that has the address and comes first
-		w.obstacle IS NULL AND (
-			w.precedence > min(w.precedence) FILTER (WHERE w.obstacle IS NULL) OVER (PARTITION BY w.email_hash)
-			OR EXISTS (SELECT FROM mailchimp_sync.contact c2
-				JOIN mailchimp_sync.audience_source x2 USING (audience_id, source_id)
-				JOIN mailchimp_sync.source s2 USING (source_id)
-				WHERE c2.audience_id = _audience_id AND c2.email_hash = w.email_hash
-					AND NOT (c2.source_id = _source_id AND c2.contact_key IN (SELECT i.contact_key FROM input i))
-					AND c2.state IN ('in_sync', 'pending', 'refused', 'inactive', 'conflict')
-					AND (c2.action IS DISTINCT FROM 'leave' OR c2.desired_hash IS NOT NULL)
-					AND NOT EXISTS (SELECT FROM mailchimp_sync.hand h
-						WHERE h.audience_id = c2.audience_id AND h.source_id = c2.source_id
-							AND h.contact_key = c2.contact_key AND NOT h.inside)
-					AND mailchimp_sync.precedence(x2.position, s2.key_type, c2.contact_key) < w.precedence)) AS preceded
-	FROM wish w
-	LEFT JOIN LATERAL (SELECT o.* FROM mailchimp_sync.contact o
-		WHERE o.audience_id = _audience_id AND o.source_id = _source_id AND o.contact_key = w.contact_key LIMIT 1) AS c ON true
+		w.member_hash <> w.email_hash AND (CASE WHEN NOT g.is_given_up THEN m.status END IS NOT NULL
+			OR coalesce(w.taken_hash = w.email_hash, false)) AS is_taken,
+		-- who comes first of all who claim the address: of this page, or of what is stored of others
+		CASE WHEN max(f.precedence) OVER a < w.page_precedence THEN max(f.source) OVER a END AS first_source,
+		CASE WHEN max(f.precedence) OVER a < w.page_precedence THEN max(f.contact_key) OVER a ELSE w.page_key END AS first_key
+	FROM ranked w
+	-- once for each address: very many contacts may have the same one
+	LEFT JOIN LATERAL (SELECT s2.source, c2.contact_key,
+			mailchimp_sync.precedence(x2.position, s2.key_type, c2.contact_key) AS precedence
+		FROM mailchimp_sync.contact c2
+		JOIN mailchimp_sync.audience_source x2 USING (audience_id, source_id)
+		JOIN mailchimp_sync.source s2 USING (source_id)
+		WHERE w.claims AND w.page_rank = 1 AND c2.audience_id = _audience_id AND c2.email_hash = w.own_hash
+			AND c2.desired_hash IS NOT NULL
+			AND NOT (c2.source_id = _source_id AND c2.contact_key IN (SELECT i.contact_key FROM input i))
+		ORDER BY 3 LIMIT 1) AS f ON true
 	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us FROM mailchimp_sync.member o
 		WHERE o.audience_id = _audience_id AND o.email_hash = w.email_hash LIMIT 1) AS m ON true
 	CROSS JOIN LATERAL (SELECT EXISTS (
@@ -154,6 +206,7 @@ WITH audience AS MATERIALIZED (
 			AND coalesce((SELECT w2.email_hash <> o.member_hash AND w2.obstacle IS NULL FROM wish w2
 				WHERE o.source_id = _source_id AND w2.contact_key = o.contact_key), o.action = 'rename')
 		OFFSET 0) AS is_given_up) AS g
+	WINDOW a AS (PARTITION BY w.own_hash, w.claims)
 ), hashed AS MATERIALIZED (	-- else the hash would be computed wherever it is looked at
 	SELECT k.*, mailchimp_sync.payload_hash(k.payload) AS desired_hash,
 		-- Mailchimp's word on the contact under its former address goes with it (D10)
@@ -161,24 +214,18 @@ WITH audience AS MATERIALIZED (
 			WHERE m.audience_id = _audience_id AND m.email_hash = k.member_hash
 				AND m.status IN ('unsubscribed', 'cleaned', 'archived') AND NOT m.archived_by_us) END AS former_status,
 		-- is the address under which we brought it there still ours to take away?
-		k.member_hash IS NOT NULL AND a.on_leave <> 'keep'
+		k.member_hash IS NOT NULL AND a.on_leave <> 'keep' AND k.error_state IS NULL
 			AND coalesce(k.member_hash = ANY (a.allowed), true)
 			AND coalesce((SELECT m.status IN ('subscribed', 'pending', 'transactional')
 				FROM mailchimp_sync.member m
-				WHERE m.audience_id = _audience_id AND m.email_hash = k.member_hash), true)
-			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c2
-				WHERE c2.audience_id = _audience_id AND c2.email_hash = k.member_hash
-					AND (c2.source_id, c2.contact_key) <> (_source_id, k.contact_key)
-					AND c2.state IN ('in_sync', 'pending', 'conflict')
-					-- who gives a former address up for this one wants it too
-					AND (c2.action IS DISTINCT FROM 'leave' OR c2.desired_hash IS NOT NULL)) AS can_leave
+				WHERE m.audience_id = _audience_id AND m.email_hash = k.member_hash), true) AS may_leave,
+		k.claims AND (k.first_source IS NOT NULL OR k.first_key <> k.contact_key) AS comes_later
 	FROM known k, audience a
 ), weighed AS MATERIALIZED (
 	SELECT h.*,
 		CASE
 			WHEN h.obstacle = 'outside' AND NOT h.is_known THEN NULL
 			WHEN h.obstacle IS NOT NULL THEN h.obstacle
-			WHEN h.preceded THEN 'conflict'
 			WHEN h.status = 'forgotten' THEN 'refused'
 			WHEN h.former_status IS NOT NULL THEN 'inactive'
 			WHEN h.status IN ('cleaned', 'archived') AND NOT coalesce(h.archived_by_us, false) THEN 'inactive'
@@ -200,37 +247,54 @@ WITH audience AS MATERIALIZED (
 			WHEN h.obstacle = 'refused' AND h.email_hash IS NULL THEN 'its e-mail address is not valid'
 			WHEN h.obstacle = 'refused' THEN 'its data cannot be converted to UTF-8'
 			WHEN h.obstacle = 'not_allowed' THEN 'is not among the addresses of the training connection'
-			WHEN h.preceded THEN 'another contact has the same address and comes first'
 			WHEN h.status = 'forgotten' THEN 'was deleted permanently at Mailchimp'
 			WHEN h.former_status IS NOT NULL THEN h.former_status || ' at Mailchimp under its former address'
 			WHEN h.status IN ('unsubscribed', 'cleaned', 'archived')
 				AND NOT coalesce(h.archived_by_us, false) THEN h.status || ' at Mailchimp'
 			WHEN h.desired_hash = h.refused_hash THEN h.old_detail
-		END AS why
+		END AS why,
+		CASE
+			WHEN h.member_hash <> h.email_hash AND NOT h.is_taken OR h.member_hash IS NOT NULL AND h.aside_email IS NOT NULL
+				THEN 'rename'
+			WHEN h.status IS NULL OR h.status = 'archived' THEN 'subscribe'
+			ELSE 'update'
+		END AS sends
 	FROM hashed h, audience a
+), single AS MATERIALIZED (
+	SELECT w.*, w.comes_later AND w.obstacle IS NULL AS preceded,
+		-- who is inactive needs no member
+		w.member_hash IN (SELECT o.own_hash FROM weighed o WHERE o.claims AND o.verdict <> 'inactive')
+			OR EXISTS (SELECT FROM mailchimp_sync.contact c2
+				WHERE c2.audience_id = _audience_id AND c2.email_hash = w.member_hash
+					AND c2.desired_hash IS NOT NULL AND c2.state <> 'inactive'
+					AND NOT (c2.source_id = _source_id AND c2.contact_key IN (SELECT i.contact_key FROM input i))) AS is_claimed,
+		ROW(w.precedence, w.obstacle IS NULL, w.claims, w.opts_out,
+		w.verdict, w.why, w.sends, w.verdict IN ('outside', 'not_linked', 'not_allowed')
+			OR (w.verdict = 'refused' AND w.obstacle = 'refused')
+			OR (w.verdict = 'inactive' AND w.obstacle = 'inactive')
+			OR (w.verdict IN ('pending', 'inactive') AND w.is_taken AND w.aside_email IS NULL), w.may_leave,
+		w.member_hash)::mailchimp_sync.weight AS weight
+	FROM weighed w
+	WHERE w.verdict IS NOT NULL
 )
 -- a row that is gone, or cannot be evaluated, is known by its last address; who was erased by none
 SELECT w.contact_key,
 	CASE WHEN NOT w.erased THEN coalesce(w.email, CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email END) END,
 	CASE WHEN w.gone OR w.error_state IS NOT NULL THEN w.old_email_hash ELSE w.email_hash END,
-	CASE WHEN l.leaves THEN 'pending' ELSE w.verdict END,
-	coalesce(w.why, CASE WHEN l.leaves THEN 'its new address is at Mailchimp already' END),
-	CASE
-		WHEN l.leaves THEN 'leave'
-		WHEN w.verdict <> 'pending' THEN NULL
-		WHEN w.member_hash <> w.email_hash AND NOT w.is_taken OR w.member_hash IS NOT NULL AND w.aside_email IS NOT NULL
-			THEN 'rename'
-		WHEN w.status IS NULL OR w.status = 'archived' THEN 'subscribe'
-		ELSE 'update'
-	END,
-	w.desired_hash, w.payload, w.old_email_hash, w.error_message
-FROM weighed w
-CROSS JOIN LATERAL (SELECT coalesce(w.can_leave AND w.error_state IS NULL AND (
-		w.verdict IN ('outside', 'not_linked', 'not_allowed', 'conflict')
-		OR (w.verdict = 'refused' AND w.obstacle = 'refused')
-		OR (w.verdict = 'inactive' AND w.obstacle = 'inactive')
-		OR (w.verdict IN ('pending', 'inactive') AND w.is_taken AND w.aside_email IS NULL)), false) AS leaves) AS l
-WHERE w.verdict IS NOT NULL
+	o.state,
+	CASE WHEN w.preceded THEN mailchimp_sync.conflict_detail(coalesce(w.first_source, a.source), w.first_key)
+		WHEN o.action = 'leave' THEN coalesce(w.why, 'its new address is at Mailchimp already')
+		ELSE w.why END,
+	o.action,
+	CASE WHEN w.error_state IS NULL THEN w.desired_hash ELSE w.old_desired_hash END,
+	w.payload, w.old_email_hash, w.error_message,
+	CASE WHEN w.claims THEN CASE WHEN w.comes_later THEN 'later' WHEN w.verdict = 'inactive' THEN 'inactive' ELSE 'first' END END,
+	CASE WHEN w.old_desired_hash IS NOT NULL THEN CASE w.old_state WHEN 'conflict' THEN 'later' WHEN 'inactive' THEN 'inactive'
+		ELSE 'first' END END,
+	w.weight
+FROM single w
+CROSS JOIN audience a
+CROSS JOIN LATERAL mailchimp_sync.outcome(w.weight, w.preceded, coalesce(w.is_claimed, false)) AS o
 $$;
 
 /* ---- preview ---- */
@@ -255,8 +319,8 @@ COMMENT ON FUNCTION @extschema@.mc_preview(text) IS
 	'what a full comparison would do now, by the very query that does it; read only, asks nothing of Mailchimp';
 
 CREATE FUNCTION mailchimp_sync.preview_rows(_audience_id integer)
-RETURNS TABLE (action text, source text, contact_key text, email text, email_hash text, reason text,
-	before jsonb, after jsonb, precedence text)
+RETURNS TABLE (source text, contact_key text, email text, email_hash text, before jsonb, after jsonb,
+	weight mailchimp_sync.weight)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -267,7 +331,7 @@ DECLARE
 	_page	mailchimp_sync.compare_page;
 BEGIN
 	FOR _source IN
-		SELECT s.source_id, s.source, s.key_type, x.position
+		SELECT s.source_id, s.source
 		FROM mailchimp_sync.audience_source x
 		JOIN mailchimp_sync.source s USING (source_id)
 		WHERE x.audience_id = _audience_id ORDER BY x.position
@@ -281,19 +345,13 @@ BEGIN
 						MESSAGE = format('source "%s" cannot be read: %s', _source.source, _page.error_message);
 				END IF;
 				RETURN QUERY
-				SELECT mailchimp_sync.preview_action(d.state, d.action), _source.source, d.contact_key, d.email,
-					d.email_hash, d.detail,
+				SELECT _source.source, d.contact_key, d.email, d.email_hash,
 					CASE WHEN m.sent_fields IS NOT NULL THEN jsonb_build_object('email', m.email,
 						'merge_fields', m.sent_fields, 'tags', to_jsonb(coalesce(m.sent_tags, '{}'))) END,
-					CASE WHEN d.action = 'leave' THEN jsonb_build_object('status', mailchimp_sync.status_of_leaving(a.on_leave))
-						ELSE d.payload END,
-					mailchimp_sync.precedence(_source.position, _source.key_type, d.contact_key)
+					d.payload, d.weight
 				FROM mailchimp_sync.desired(_audience_id, _source.source_id, _page.keys, _page.values) d
-				JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id
-				LEFT JOIN mailchimp_sync.contact c ON c.audience_id = _audience_id
-					AND c.source_id = _source.source_id AND c.contact_key = d.contact_key
 				LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience_id
-					AND m.email_hash = coalesce(c.member_hash, d.email_hash);
+					AND m.email_hash = coalesce((d.weight).member_hash, d.email_hash);
 				EXIT WHEN _page.is_last;
 			END LOOP;
 		END LOOP;
@@ -312,26 +370,49 @@ AS $$
 $$;
 
 /*
- * The run stores page by page, so a page sees the addresses of those before it;
- * here nothing is stored, so equal addresses on different pages are found last.
+ * The run stores page by page, and who is told by that of an address that changed
+ * hands is evaluated again. Here nothing is stored, so who claims which address is
+ * found out when all are there, and each contact's outcome by that; so is who
+ * has the address of somebody who is about to join the opt-out group.
  */
 CREATE FUNCTION mailchimp_sync.mc_preview(_audience text)
 RETURNS TABLE (action text, source text, contact_key text, email text, reason text, before jsonb, after jsonb)
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH preview AS MATERIALIZED (
-		SELECT p.*, coalesce(p.action = 'subscribe' AND p.precedence COLLATE "C" >
-			min(p.precedence COLLATE "C") FILTER (WHERE p.action = 'subscribe') OVER (PARTITION BY p.email_hash), false) AS is_later
+	WITH found AS MATERIALIZED (
+		SELECT p.*, (p.weight).wants AND bool_or((p.weight).opts_out) OVER (PARTITION BY p.email_hash) AS opts_out
 		FROM mailchimp_sync.preview_rows(mailchimp_sync.audience_id(_audience)) p
+	), owner AS MATERIALIZED (
+		SELECT DISTINCT ON (f.email_hash) f.email_hash, f.source, f.contact_key, (f.weight).state
+		FROM found f
+		WHERE (f.weight).claims AND NOT f.opts_out
+		ORDER BY f.email_hash, (f.weight).precedence COLLATE "C"
+	), decided AS MATERIALIZED (
+		SELECT f.*, e.preceded, o.state, o.action, w.source AS first_source, w.contact_key AS first_key
+		FROM found f
+		LEFT JOIN owner w ON w.email_hash = f.email_hash
+		LEFT JOIN owner h ON h.email_hash = (f.weight).member_hash
+		CROSS JOIN LATERAL (SELECT coalesce((f.weight).wants AND NOT f.opts_out
+			AND (w.source, w.contact_key) <> (f.source, f.contact_key), false) AS preceded) AS e
+		CROSS JOIN LATERAL mailchimp_sync.outcome(f.weight, e.preceded, coalesce(h.state <> 'inactive', false)) AS o
 	), noticed AS MATERIALIZED (
 		SELECT mailchimp_sync.notice_leaves(mailchimp_sync.audience_id(_audience), count(*))
-		FROM preview p WHERE p.action = 'leave'
+		FROM decided d WHERE d.action = 'leave'
 	)
-	SELECT CASE WHEN r.is_later THEN 'conflict' ELSE r.action END, r.source, r.contact_key, r.email,
-		CASE WHEN r.is_later THEN 'another contact has the same address and comes first' ELSE r.reason END,
-		r.before, CASE WHEN NOT r.is_later THEN r.after END
-	FROM preview r, noticed
+	SELECT r.action, d.source, d.contact_key, d.email,
+		CASE WHEN d.opts_out THEN 'is in the opt-out group'
+			WHEN d.preceded THEN mailchimp_sync.conflict_detail(d.first_source, d.first_key)
+			WHEN d.action = 'leave' THEN coalesce((d.weight).detail, 'its new address is at Mailchimp already')
+			ELSE (d.weight).detail END,
+		d.before,
+		CASE r.action WHEN 'leave' THEN jsonb_build_object('status', mailchimp_sync.status_of_leaving(a.on_leave))
+			WHEN 'conflict' THEN NULL WHEN 'skip' THEN NULL ELSE d.after END
+	FROM decided d
+	CROSS JOIN noticed
+	JOIN mailchimp_sync.audience a ON a.audience = _audience
+	CROSS JOIN LATERAL (SELECT CASE WHEN d.opts_out THEN 'skip'
+		ELSE mailchimp_sync.preview_action(d.state, d.action) END AS action) AS r
 	WHERE r.action IS NOT NULL
-	ORDER BY r.precedence COLLATE "C"
+	ORDER BY (d.weight).precedence COLLATE "C"
 $$;

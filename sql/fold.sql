@@ -71,8 +71,9 @@ $$;
 /* ---- storing ---- */
 
 /*
- * Stores what desired() says. Where an address changes hands, the other contacts
- * that have it get an event, so that the next in line takes over (D13).
+ * Stores what desired() says. Where an address changes hands, the other contacts that
+ * claim it get an event, so that the next in line takes over (D13), and so do those
+ * that are at Mailchimp under it, who may have to leave when nobody claims it any more.
  */
 CREATE FUNCTION mailchimp_sync.settle(_audience_id integer, _source_id integer, _keys text[],
 	_values mailchimp_sync.evaluated[])
@@ -141,16 +142,27 @@ AS $$
 				AND NOT EXISTS (SELECT FROM mailchimp_sync.member m
 					WHERE m.audience_id = _audience_id AND m.email_hash = d.email_hash)
 			FOR UPDATE OF u SKIP LOCKED)
+	), changed AS MATERIALIZED (
+		SELECT d.contact_key, h.* FROM desired d
+		JOIN stored s USING (contact_key)
+		CROSS JOIN LATERAL (VALUES (d.email_hash, d.standing, false), (d.old_email_hash, d.old_standing, true))
+			AS h(email_hash, standing, is_former)
+		WHERE (d.standing, d.email_hash) IS DISTINCT FROM (d.old_standing, d.old_email_hash)
+			-- who comes later is of no concern to others, but if they were told to wait for it
+			AND (h.standing <> 'later' OR h.is_former)
 	)
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)
 	SELECT DISTINCT c.source_id, c.contact_key
-	FROM desired d
-	JOIN stored s USING (contact_key)
-	CROSS JOIN LATERAL (VALUES (d.email_hash), (d.old_email_hash)) AS h(email_hash)
-	CROSS JOIN LATERAL (SELECT o.source_id, o.contact_key, o.state FROM mailchimp_sync.contact o
-		WHERE o.audience_id = _audience_id AND o.email_hash = h.email_hash OFFSET 0) AS c
+	FROM (SELECT x.email_hash, bool_or(x.standing <> 'later') AS tells_all FROM changed x GROUP BY 1) AS h
+	CROSS JOIN LATERAL (
+		SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.email_hash = h.email_hash AND o.desired_hash IS NOT NULL
+			AND (h.tells_all OR o.detail IN (SELECT mailchimp_sync.conflict_detail(s.source, x.contact_key)
+				FROM changed x JOIN mailchimp_sync.source s ON s.source_id = _source_id WHERE x.is_former))
+		UNION ALL
+		SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.member_hash = h.email_hash OFFSET 0) AS c
 	WHERE NOT (c.source_id = _source_id AND c.contact_key IN (SELECT k FROM unnest(_keys) AS k WHERE k IS NOT NULL))
-		AND c.state <> 'outside'
 $$;
 
 /*

@@ -206,9 +206,9 @@ $crm->define(q{'{"FNAME": "first_name"}'}, q{linked => 'linked'});
 $crm->run;
 $crm->ann("INSERT INTO crm.candidate (id, first_name, email) VALUES (102, 'B', 'Same\@crm.test'), (1000, 'C', 'same\@crm.test')");
 is($crm->max("SELECT action, contact_key, reason FROM mc_preview('people') ORDER BY 2 DESC"),
-	"subscribe|102|\nconflict|1000|another contact has the same address and comes first", 'D13: lowest key first, as a number; the preview shows it');
+	"subscribe|102|\nconflict|1000|contact \"102\" of source \"candidate\" has the same address and comes first", 'D13: lowest key first, as a number; the preview shows it');
 $crm->run;
-is($crm->state(102) . ' ' . $crm->state(1000), 'in_sync| conflict|another contact has the same address and comes first', 'and so it comes');
+is($crm->state(102) . ' ' . $crm->state(1000), 'in_sync| conflict|contact "102" of source "candidate" has the same address and comes first', 'and so it comes');
 is($crm->shown('Same@crm.test'), 'subscribed|B|', 'the first one\'s data');
 $crm->ann("INSERT INTO crm.candidate (id, first_name, email) VALUES (101, 'A', 'SAME\@crm.test')");
 $crm->run;
