@@ -140,6 +140,10 @@ BEGIN
 	VALUES (_audience, _connection, _list_id, _direction, _conflict, _on_leave, _on_unsubscribe, _recipients,
 		_double_opt_in, _every, _read_every, mailchimp_sync.clock())
 	RETURNING audience_id INTO _audience_id;
+	-- the usual one can be undone
+	IF _on_leave <> 'archive' THEN
+		PERFORM mailchimp_sync.notice_policy(_audience, _on_leave);
+	END IF;
 	IF _source IS NOT NULL THEN
 		PERFORM mailchimp_sync.couple(_audience_id, _source, _rule);
 	ELSIF _rule IS NOT NULL THEN
@@ -224,6 +228,14 @@ BEGIN
 		WHEN 'keep' THEN 'They still get what is sent to the whole list from Mailchimp''s pages, and nothing changes their data any more.'
 		END;
 END
+$$;
+
+CREATE FUNCTION mailchimp_sync.notice_policy(_audience text, _on_leave text) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.notice_leaving(format('who leaves audience "%s" %s from now on', _audience,
+		coalesce('is ' || mailchimp_sync.status_of_leaving(_on_leave), 'stays a member')), _on_leave)
 $$;
 
 -- a full comparison of one audience, if it is on
@@ -384,8 +396,7 @@ BEGIN
 		PERFORM mailchimp_sync.couple(_id, mailchimp_sync.only_source(_id), _settings ->> 'rule');
 	END IF;
 	IF _settings ? 'on_leave' THEN
-		PERFORM mailchimp_sync.notice_leaving(format('who leaves audience "%s" %s from now on', _audience,
-			coalesce('is ' || mailchimp_sync.status_of_leaving(_settings ->> 'on_leave'), 'stays a member')), _settings ->> 'on_leave');
+		PERFORM mailchimp_sync.notice_policy(_audience, _settings ->> 'on_leave');
 	END IF;
 	PERFORM mailchimp_sync.wake();
 END

@@ -86,6 +86,10 @@ $sim->post('/_sim/config', { compliance => 'errors' });
 # Other policies
 # -----------------------------------------------------------------------------------------------------------------
 
+sub made { return notices('ann', "BEGIN; SELECT mc_drop_audience('people');
+	SELECT mc_create_audience('people', 'main', 'Customers', 'candidate', on_leave => '$_[0]'); ROLLBACK") }
+like(made('unsubscribe'), qr/^NOTICE:  who leaves audience "people" is unsubscribed from now on\nDETAIL:  .* act of their own/, 'R59: so it does when an audience is made');
+is(made('archive'), '', 'nothing is to be said of the usual one');
 like(notices('ann', q{SELECT mc_alter_audience('people', '{"on_leave": "unsubscribe"}')}),
 	qr/^NOTICE:  who leaves audience "people" is unsubscribed from now on\nDETAIL:  .* act of their own/, 'R59: the policy tells what it means');
 $crm->ann('UPDATE crm.candidate SET active = false WHERE id = 10');
