@@ -416,6 +416,7 @@ DECLARE
 BEGIN
 	DELETE FROM mailchimp_sync.contact WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.member WHERE audience_id = _id;
+	DELETE FROM mailchimp_sync.tag WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _id;

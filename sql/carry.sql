@@ -165,7 +165,8 @@ BEGIN
 		(SELECT c.email FROM mailchimp_sync.contact c WHERE c.audience_id = _w.audience_id
 			AND c.email_hash = _w.email_hashes[1] LIMIT 1),
 		(SELECT o.email FROM mailchimp_sync.opt_out o WHERE o.email_hash = _w.email_hashes[1] LIMIT 1), '') AS email) t
-	ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status, read_at = excluded.read_at;
+	ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status, read_at = excluded.read_at,
+		sent_tags = CASE WHEN excluded.status <> 'forgotten' THEN m.sent_tags END;
 	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'leave' AND f.audience_id = _w.audience_id AND f.campaign_id = 0
 		AND f.source_id = _w.source_ids[1] AND f.contact_key = _w.contact_keys[1] COLLATE "C";
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)

@@ -16,7 +16,9 @@ CREATE TABLE mailchimp_sync.contact (
 						'opted_out', 'inactive', 'not_linked', 'not_allowed', 'outside')),
 	detail			text,
 	-- what is to be done at Mailchimp (D22); null: nothing
-	action			text CHECK (action IN ('subscribe', 'update', 'leave', 'rename')),
+	action			text CHECK (action IN ('subscribe', 'update', 'tag', 'leave', 'rename')),
+	-- with action tag: the tags that it must lose, the first of them next
+	stale_tags		text[] COLLATE "C",
 	-- the address under which a request of ours may have brought it to
 	-- Mailchimp; null: it is not there by us
 	member_hash		text COLLATE "C",
@@ -46,6 +48,8 @@ CREATE INDEX contact_source ON mailchimp_sync.contact (source_id, contact_key);
 -- the queues, in the order in which the engine takes from them
 CREATE INDEX contact_queue ON mailchimp_sync.contact (audience_id, queue, source_id, (coalesce(next_attempt_at, '-infinity')))
 	WHERE queue IS NOT NULL;
+CREATE INDEX contact_tag_due ON mailchimp_sync.contact
+	(audience_id, source_id, (stale_tags[1]), (coalesce(next_attempt_at, '-infinity'))) WHERE action = 'tag';
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.contact', '');
 
 CREATE TABLE mailchimp_sync.member (
@@ -63,7 +67,8 @@ CREATE TABLE mailchimp_sync.member (
 	-- and normalises, so our own push would read back as an edit)
 	sent_fields		jsonb,
 	shown_fields	jsonb,
-	sent_tags		text[],
+	-- the tags that requests of ours have put there, or may have, and that were not taken away since (D16)
+	sent_tags		text[] COLLATE "C",
 	shown_tags		text[],
 	last_changed	timestamptz,
 	pushed_at		timestamptz,
@@ -71,6 +76,39 @@ CREATE TABLE mailchimp_sync.member (
 	PRIMARY KEY (audience_id, email_hash)
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.member', '');
+
+/*
+ * The static segment of each tag of ours, by the name that we send. Which names are one
+ * tag is for Mailchimp to say (it may not tell "vip" from "VIP"): they have the same segment.
+ */
+CREATE TABLE mailchimp_sync.tag (
+	audience_id		integer NOT NULL,
+	tag				text COLLATE "C" NOT NULL,
+	segment_id		bigint,				-- null: to be asked for
+	search_offset	bigint NOT NULL DEFAULT 0,
+	failures		integer NOT NULL DEFAULT 0,	-- of asking
+	next_attempt_at	timestamptz,
+	PRIMARY KEY (audience_id, tag)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.tag', '');
+
+-- which of the tags that we put are to be taken away; null: none
+CREATE FUNCTION mailchimp_sync.stale_tags(_audience_id integer, _put text[], _wanted text[]) RETURNS text[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT array_agg(p.tag ORDER BY p.tag COLLATE "C") FROM unnest(_put) AS p(tag)
+	WHERE p.tag <> ALL (_wanted)
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.tag t JOIN mailchimp_sync.tag w USING (audience_id, segment_id)
+			WHERE t.audience_id = _audience_id AND t.tag = p.tag AND w.tag = ANY (_wanted))
+$$;
+
+CREATE FUNCTION mailchimp_sync.all_tags(_some text[], _others text[]) RETURNS text[]
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT ARRAY(SELECT unnest(_some) COLLATE "C" UNION SELECT unnest(_others) COLLATE "C" ORDER BY 1)
+$$;
 
 /* ---- addresses ---- */
 

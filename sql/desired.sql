@@ -96,7 +96,7 @@ $$;
 CREATE FUNCTION mailchimp_sync.desired(_audience_id integer, _source_id integer, _keys text[],
 	_values mailchimp_sync.evaluated[],
 	OUT contact_key text, OUT email text, OUT email_hash text, OUT state text, OUT detail text,
-	OUT action text, OUT desired_hash bytea, OUT payload jsonb, OUT old_email_hash text,
+	OUT action text, OUT stale_tags text[], OUT desired_hash bytea, OUT payload jsonb, OUT old_email_hash text,
 	OUT error_message text, OUT standing text, OUT old_standing text, OUT weight mailchimp_sync.weight)
 RETURNS SETOF record
 LANGUAGE sql STABLE ROWS 100
@@ -180,6 +180,7 @@ WITH audience AS MATERIALIZED (
 		-- who is there now moves away first, and takes the status along
 		CASE WHEN NOT g.is_given_up THEN m.status END AS status,
 		CASE WHEN NOT g.is_given_up THEN m.archived_by_us END AS archived_by_us,
+		m.sent_tags,
 		-- no member can move to an address that the list has already
 		w.member_hash <> w.email_hash AND (CASE WHEN NOT g.is_given_up THEN m.status END IS NOT NULL
 			OR coalesce(w.taken_hash = w.email_hash, false)) AS is_taken,
@@ -197,7 +198,7 @@ WITH audience AS MATERIALIZED (
 			AND c2.desired_hash IS NOT NULL
 			AND NOT (c2.source_id = _source_id AND c2.contact_key IN (SELECT i.contact_key FROM input i))
 		ORDER BY 3 LIMIT 1) AS f ON true
-	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us FROM mailchimp_sync.member o
+	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us, o.sent_tags FROM mailchimp_sync.member o
 		WHERE o.audience_id = _audience_id AND o.email_hash = w.email_hash LIMIT 1) AS m ON true
 	CROSS JOIN LATERAL (SELECT EXISTS (
 		SELECT FROM mailchimp_sync.contact o
@@ -221,6 +222,14 @@ WITH audience AS MATERIALIZED (
 				WHERE m.audience_id = _audience_id AND m.email_hash = k.member_hash), true) AS may_leave,
 		k.claims AND (k.first_source IS NOT NULL OR k.first_key <> k.contact_key) AS comes_later
 	FROM known k, audience a
+), compared AS MATERIALIZED (
+	SELECT h.*, s.is_sent,
+		CASE WHEN s.is_sent AND to_jsonb(h.sent_tags) <> h.payload -> 'tags'
+			THEN mailchimp_sync.stale_tags(_audience_id, h.sent_tags,
+				ARRAY(SELECT jsonb_array_elements_text(h.payload -> 'tags'))) END AS stale_tags
+	FROM hashed h
+	CROSS JOIN LATERAL (SELECT h.desired_hash = h.sent_hash AND h.member_hash = h.email_hash
+		AND h.aside_email IS NULL AND NOT coalesce(h.archived_by_us, false) AS is_sent) AS s
 ), weighed AS MATERIALIZED (
 	SELECT h.*,
 		CASE
@@ -231,8 +240,7 @@ WITH audience AS MATERIALIZED (
 			WHEN h.status IN ('cleaned', 'archived') AND NOT coalesce(h.archived_by_us, false) THEN 'inactive'
 			WHEN h.status = 'unsubscribed' AND a.on_unsubscribe <> 'ignore' THEN 'inactive'
 			WHEN h.desired_hash = h.refused_hash THEN 'refused'
-			WHEN h.desired_hash = h.sent_hash AND h.member_hash = h.email_hash AND h.aside_email IS NULL
-				AND NOT coalesce(h.archived_by_us, false) THEN 'in_sync'
+			WHEN h.is_sent AND h.stale_tags IS NULL THEN 'in_sync'
 			ELSE 'pending'
 		END AS verdict,
 		CASE
@@ -254,12 +262,13 @@ WITH audience AS MATERIALIZED (
 			WHEN h.desired_hash = h.refused_hash THEN h.old_detail
 		END AS why,
 		CASE
+			WHEN h.is_sent THEN 'tag'
 			WHEN h.member_hash <> h.email_hash AND NOT h.is_taken OR h.member_hash IS NOT NULL AND h.aside_email IS NOT NULL
 				THEN 'rename'
 			WHEN h.status IS NULL OR h.status = 'archived' THEN 'subscribe'
 			ELSE 'update'
 		END AS sends
-	FROM hashed h, audience a
+	FROM compared h, audience a
 ), single AS MATERIALIZED (
 	SELECT w.*, w.comes_later AND w.obstacle IS NULL AS preceded,
 		-- who is inactive needs no member
@@ -286,6 +295,7 @@ SELECT w.contact_key,
 		WHEN o.action = 'leave' THEN coalesce(w.why, 'its new address is at Mailchimp already')
 		ELSE w.why END,
 	o.action,
+	CASE WHEN o.action = 'tag' THEN w.stale_tags END,
 	CASE WHEN w.error_state IS NULL THEN w.desired_hash ELSE w.old_desired_hash END,
 	w.payload, w.old_email_hash, w.error_message,
 	CASE WHEN w.claims THEN CASE WHEN w.comes_later THEN 'later' WHEN w.verdict = 'inactive' THEN 'inactive' ELSE 'first' END END,
@@ -412,7 +422,9 @@ AS $$
 	CROSS JOIN noticed
 	JOIN mailchimp_sync.audience a ON a.audience = _audience
 	CROSS JOIN LATERAL (SELECT CASE WHEN d.opts_out THEN 'skip'
-		ELSE mailchimp_sync.preview_action(d.state, d.action) END AS action) AS r
+		ELSE mailchimp_sync.preview_action(d.state, CASE
+			WHEN d.action = 'update' AND d.before - 'tags' = d.after - 'tags' AND d.before <> d.after THEN 'tag'
+			ELSE d.action END) END AS action) AS r
 	WHERE r.action IS NOT NULL
 	ORDER BY (d.weight).precedence COLLATE "C"
 $$;

@@ -119,6 +119,26 @@ CROSS JOIN LATERAL unnest(f.email_hashes) AS h(email_hash)
 WHERE f.audience_id IS NOT NULL AND h.email_hash IS NOT NULL;	-- never null: read by NOT IN
 
 /*
+ * The tags that a push carried may be on its members by now. Where we know of no
+ * member it may have become one.
+ */
+CREATE FUNCTION mailchimp_sync.tags_put(_inflight_id bigint) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, ours, sent_tags)
+	SELECT f.audience_id, f.email_hashes[x.ordinality], x.member ->> 'email_address', true, t.tags
+	FROM mailchimp_sync.inflight f
+	JOIN mailchimp_sync.audience a USING (audience_id)	-- it may have been dropped meanwhile
+	CROSS JOIN LATERAL jsonb_array_elements(f.body::jsonb -> 'members') WITH ORDINALITY AS x(member)
+	CROSS JOIN LATERAL (SELECT ARRAY(SELECT jsonb_array_elements_text(x.member -> 'tags')) AS tags) AS t
+	WHERE f.inflight_id = _inflight_id AND f.kind = 'push' AND t.tags <> '{}'
+	ON CONFLICT (audience_id, email_hash) DO UPDATE SET
+		sent_tags = mailchimp_sync.all_tags(m.sent_tags, excluded.sent_tags)
+	WHERE NOT coalesce(excluded.sent_tags <@ m.sent_tags, false)
+$$;
+
+/*
  * What an earlier engine of this database left under way: it may have landed,
  * or land until the ghost's time is over. Requests that write nothing are
  * simply forgotten, and asked again.
@@ -131,6 +151,7 @@ DECLARE
 	_count	bigint;
 BEGIN
 	DELETE FROM mailchimp_sync.inflight f WHERE NOT f.writes;
+	PERFORM mailchimp_sync.tags_put(f.inflight_id) FROM mailchimp_sync.inflight f WHERE f.doubt_at IS NULL;
 	UPDATE mailchimp_sync.inflight f SET doubt_at = mailchimp_sync.clock(), ghost_until = f.sent_at + mailchimp_sync.ghost_life()
 	WHERE f.doubt_at IS NULL;
 	GET DIAGNOSTICS _count = ROW_COUNT;
@@ -150,7 +171,7 @@ $$;
  * Ghosts whose time is over. The old request may have landed after a newer one:
  * whoever has an address that it carried and wants something else there is sent
  * once more (by a new version, since a request that is under way may have been
- * overtaken). A leave that nobody wants any more counts as done, and its
+ * overtaken), and what it may have put there too many is taken away again. A leave that nobody wants any more counts as done, and its
  * contact comes back; one that is still wanted is asked for again.
  */
 CREATE FUNCTION mailchimp_sync.end_ghosts() RETURNS bigint
@@ -166,18 +187,20 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.carried(f.inflight_id) s
 			JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key)
 			WHERE c.action = 'leave' AND c.member_hash = s.email_hash);
+	PERFORM mailchimp_sync.tags_put(f.inflight_id) FROM mailchimp_sync.inflight f
+	WHERE f.ghost_until <= mailchimp_sync.clock();
 	WITH ended AS (
 		DELETE FROM mailchimp_sync.inflight f WHERE f.ghost_until <= mailchimp_sync.clock() RETURNING f.*
 	), carried AS (
 		SELECT e.audience_id, u.*
 		FROM ended e CROSS JOIN LATERAL unnest(e.email_hashes, e.hashes) AS u(email_hash, hash)
-		WHERE e.kind = 'push'
+		WHERE e.kind IN ('push', 'tag')
 	), asserted AS (
-		UPDATE mailchimp_sync.contact c SET sent_hash = NULL, state = 'pending', action = coalesce(c.action, 'update'),
-			version = c.version + 1, attempts = 0, next_attempt_at = NULL
+		UPDATE mailchimp_sync.contact c SET sent_hash = NULL, state = 'pending',
+			action = CASE WHEN c.action = 'subscribe' THEN c.action ELSE 'update' END, stale_tags = NULL, version = c.version + 1, attempts = 0, next_attempt_at = NULL
 		FROM carried x
 		WHERE c.audience_id = x.audience_id AND c.email_hash = x.email_hash
-			AND c.state IN ('in_sync', 'pending') AND coalesce(c.action, 'update') IN ('subscribe', 'update')
+			AND c.state IN ('in_sync', 'pending') AND coalesce(c.action, 'update') IN ('subscribe', 'update', 'tag')
 			AND c.desired_hash IS DISTINCT FROM x.hash
 	)
 	SELECT count(*) INTO _count FROM ended;

@@ -85,14 +85,14 @@ AS $$
 	) AS p
 $$;
 
--- the column's tags and those whose rule holds: sorted, each once, none empty
+-- the column's tags and those whose rule holds: sorted, each once, none empty, without blanks around them as Mailchimp has them
 CREATE FUNCTION mailchimp_sync.tags_query(_source mailchimp_sync.source) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT format('(SELECT coalesce(pg_catalog.jsonb_agg(t.tag ORDER BY t.tag COLLATE pg_catalog."C"), ''[]'') FROM '
-		'(SELECT DISTINCT u.tag FROM pg_catalog.unnest((%s)::pg_catalog.text[] || ARRAY[%s]::pg_catalog.text[]) AS u(tag) '
-		'WHERE u.tag <> '''') AS t)',
+		'(SELECT DISTINCT pg_catalog.btrim(u.tag, E'' \t\r\n'') AS tag '
+		'FROM pg_catalog.unnest((%s)::pg_catalog.text[] || ARRAY[%s]::pg_catalog.text[]) AS u(tag)) AS t WHERE t.tag <> '''')',
 		coalesce(_source.tags_expr, 'NULL'),
 		(SELECT string_agg(format('CASE WHEN (%s) THEN %L END', r.value, r.key), ', ' ORDER BY r.key)
 			FROM jsonb_each_text(_source.tag_exprs) AS r))

@@ -85,16 +85,16 @@ AS $$
 		SELECT * FROM mailchimp_sync.desired(_audience_id, _source_id, _keys, _values)
 	), stored AS (
 		INSERT INTO mailchimp_sync.contact AS c (audience_id, source_id, contact_key, email, email_hash,
-			state, detail, action, desired_hash, by_hand, changed_at)
+			state, detail, action, stale_tags, desired_hash, by_hand, changed_at)
 		SELECT _audience_id, _source_id, d.contact_key, d.email, d.email_hash,
-			d.state, d.detail, d.action, d.desired_hash,
+			d.state, d.detail, d.action, d.stale_tags, d.desired_hash,
 			EXISTS (SELECT FROM mailchimp_sync.hand h WHERE h.audience_id = _audience_id
 				AND h.source_id = _source_id AND h.contact_key = d.contact_key AND h.inside), mailchimp_sync.clock()
 		FROM desired d
 		ON CONFLICT (audience_id, source_id, contact_key) DO UPDATE SET
 			email = excluded.email, email_hash = excluded.email_hash,
 			state = excluded.state, detail = excluded.detail, action = excluded.action,
-			desired_hash = excluded.desired_hash, by_hand = excluded.by_hand, changed_at = excluded.changed_at,
+			stale_tags = excluded.stale_tags, desired_hash = excluded.desired_hash, by_hand = excluded.by_hand, changed_at = excluded.changed_at,
 			version = c.version + 1,
 			-- a rest is for what failed, not for something new
 			attempts = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
@@ -103,9 +103,9 @@ AS $$
 				OR c.action IS DISTINCT FROM excluded.action THEN NULL ELSE c.next_attempt_at END,
 			batch_limit = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
 				THEN NULL ELSE c.batch_limit END
-		WHERE (c.email, c.email_hash, c.state, c.detail, c.action, c.desired_hash, c.by_hand)
+		WHERE (c.email, c.email_hash, c.state, c.detail, c.action, c.stale_tags, c.desired_hash, c.by_hand)
 			IS DISTINCT FROM (excluded.email, excluded.email_hash, excluded.state, excluded.detail,
-				excluded.action, excluded.desired_hash, excluded.by_hand)
+				excluded.action, excluded.stale_tags, excluded.desired_hash, excluded.by_hand)
 		RETURNING c.contact_key, c.queue
 	), guarded AS (
 		UPDATE mailchimp_sync.guard g SET waiting = g.waiting + n.more,
@@ -125,7 +125,7 @@ AS $$
 			last_failed_at = excluded.last_failed_at, next_attempt_at = NULL
 	), healed AS (
 		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)
-		WHERE f.work = 'push' AND f.audience_id = _audience_id AND f.source_id = _source_id
+		WHERE f.work IN ('push', 'tag') AND f.audience_id = _audience_id AND f.source_id = _source_id
 			AND f.contact_key = d.contact_key AND d.state NOT IN ('refused', 'pending')
 	), untold AS (
 		-- who opted out before the audience had such a contact may be a member of its list

@@ -102,12 +102,15 @@ AS $$
 		AND c.contact_key = s.contact_key
 	ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
 		status_before = CASE WHEN _found THEN coalesce(m.status, 'subscribed') END,
-		archived_by_us = excluded.archived_by_us, read_at = excluded.read_at;
+		archived_by_us = excluded.archived_by_us, read_at = excluded.read_at,
+		-- an archived member keeps its tags
+		sent_tags = CASE WHEN _found THEN m.sent_tags END;
 
 	-- not there: it may have stepped aside
 	UPDATE mailchimp_sync.contact c SET
 		member_hash = CASE WHEN NOT _found THEN mailchimp_sync.email_hash(c.aside_email) END,
-		aside_email = NULL, sent_hash = NULL, attempts = 0, next_attempt_at = NULL, action = NULL
+		aside_email = NULL, sent_hash = NULL, attempts = 0, next_attempt_at = NULL, action = NULL,
+		stale_tags = NULL
 	FROM mailchimp_sync.carried(_inflight_id) s
 	WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key;
 

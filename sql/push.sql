@@ -11,6 +11,20 @@ CREATE VIEW mailchimp_sync.push_busy AS
 SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b WHERE NOT b.is_ghost OR b.kind = 'leave';
 
 /*
+ * Those of the keys, given in their order with the number of contacts that each may
+ * travel with at most, that travel together with the first.
+ */
+CREATE FUNCTION mailchimp_sync.together(_keys text[], _limits integer[]) RETURNS text[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT array_agg(n.key ORDER BY n.number) FROM (
+		SELECT u.key, u.batch_limit, row_number() OVER (PARTITION BY u.batch_limit ORDER BY u.ordinality) AS number
+		FROM unnest(_keys, _limits) WITH ORDINALITY AS u(key, batch_limit)) AS n
+	WHERE n.batch_limit IS NOT DISTINCT FROM _limits[1] AND coalesce(n.number <= n.batch_limit, true)
+$$;
+
+/*
  * The contacts of a source that can be pushed, the longest due first: those that the guard
  * has no say in, and of the others as many as there is room for; of each no more
  * than one request takes. NOT IN is hashed once, while NOT EXISTS would look through all for each contact.
@@ -43,14 +57,10 @@ AS $$
 		WHERE coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
 		ORDER BY coalesce(c.next_attempt_at, '-infinity')
 		LIMIT current_setting('mailchimp_sync.batch_size')::integer
-	), numbered AS (
-		SELECT r.contact_key, r.batch_limit,
-			row_number() OVER (PARTITION BY r.batch_limit ORDER BY r.due, r.contact_key) AS number,
-			first_value(r.batch_limit) OVER (ORDER BY r.due, r.contact_key) AS first_limit
-		FROM ready r
 	)
-	SELECT array_agg(n.contact_key) FROM numbered n
-	WHERE n.batch_limit IS NOT DISTINCT FROM n.first_limit AND coalesce(n.number <= n.batch_limit, true)
+	SELECT mailchimp_sync.together(array_agg(r.contact_key ORDER BY r.due, r.contact_key),
+		array_agg(r.batch_limit ORDER BY r.due, r.contact_key))
+	FROM ready r
 $$;
 
 -- the audiences of a connection that may send now
@@ -216,7 +226,8 @@ AS $$
 		SELECT DISTINCT ON (u.hash) u.* FROM unnest(_hashes, _emails, _statuses, _contact_ids, _fields, _tags, _last_changed)
 			AS u(hash, email, status, contact_id, fields, tags, last_changed)
 	), sent AS (
-		SELECT c.*, b.member FROM mailchimp_sync.carried(_inflight_id) c
+		SELECT c.*, b.member, ARRAY(SELECT jsonb_array_elements_text(b.member -> 'tags')) AS tags
+		FROM mailchimp_sync.carried(_inflight_id) c
 		JOIN mailchimp_sync.audience a USING (audience_id)	-- it may have been dropped meanwhile
 		JOIN (SELECT x.member, x.ordinality FROM mailchimp_sync.inflight f
 			CROSS JOIN LATERAL jsonb_array_elements(f.body::jsonb -> 'members') WITH ORDINALITY AS x(member)
@@ -227,23 +238,26 @@ AS $$
 		-- the batch call shows no status of who is archived
 		SELECT s.audience_id, s.email_hash, w.email, coalesce(w.status, 'archived'), true, w.contact_id,
 			s.member -> 'merge_fields', w.fields::jsonb,
-			ARRAY(SELECT jsonb_array_elements_text(s.member -> 'tags')),
+			s.tags,
 			ARRAY(SELECT t ->> 'name' FROM jsonb_array_elements(w.tags::jsonb) t ORDER BY 1),
 			nullif(w.last_changed, '')::timestamptz, mailchimp_sync.clock(), mailchimp_sync.clock()
 		FROM sent s JOIN shown w ON w.hash = s.email_hash
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET email = excluded.email, status = excluded.status,
 			archived_by_us = false, status_before = NULL, ours = true, mailchimp_id = excluded.mailchimp_id,
 			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields,
-			sent_tags = excluded.sent_tags, shown_tags = excluded.shown_tags,
+			sent_tags = mailchimp_sync.all_tags(m.sent_tags, excluded.sent_tags), shown_tags = excluded.shown_tags,
 			last_changed = excluded.last_changed, pushed_at = excluded.pushed_at, read_at = excluded.read_at
-		RETURNING m.email_hash
+		RETURNING m.email_hash, m.sent_tags
 	), done AS (
 		UPDATE mailchimp_sync.contact c SET sent_hash = s.hash, refused_hash = NULL, attempts = 0,
 			next_attempt_at = NULL, batch_limit = NULL,
-			state = CASE WHEN c.version = s.version THEN 'in_sync' ELSE c.state END,
+			state = CASE WHEN c.version <> s.version THEN c.state WHEN t.stale IS NULL THEN 'in_sync' ELSE 'pending' END,
 			detail = CASE WHEN c.version = s.version THEN NULL ELSE c.detail END,
-			action = CASE WHEN c.version = s.version THEN NULL ELSE c.action END
+			action = CASE WHEN c.version <> s.version THEN c.action WHEN t.stale IS NOT NULL THEN 'tag' END,
+			stale_tags = CASE WHEN c.version = s.version THEN t.stale END
 		FROM sent s JOIN seen e USING (email_hash)
+		CROSS JOIN LATERAL (SELECT CASE WHEN NOT e.sent_tags <@ s.tags
+			THEN mailchimp_sync.stale_tags(s.audience_id, e.sent_tags, s.tags) END AS stale) AS t
 		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
 		RETURNING c.audience_id, c.source_id, c.contact_key
 	)
@@ -405,6 +419,8 @@ AS $$
 
 	SELECT mailchimp_sync.push_absent(_inflight_id) FROM mailchimp_sync.inflight f
 	WHERE f.inflight_id = _inflight_id AND f.kind = 'push' AND _outcome IN ('answered', 'refused', 'not_sent');
+
+	SELECT mailchimp_sync.tags_put(_inflight_id) WHERE _outcome IN ('doubt', 'error');
 $$;
 
 /*

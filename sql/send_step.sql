@@ -207,7 +207,7 @@ AS $$
 			WHEN v.skip_reason IN ('refused', 'duplicate', 'not_member', 'not_linked', 'not_allowed', 'no_email',
 				'invalid_email') THEN c.detail END,
 		c.email, c.email_hash,
-		v.skip_reason IS NULL AND (c.state <> 'in_sync' OR m.status IS NULL)
+		v.skip_reason IS NULL AND (m.status IS NULL OR (c.state <> 'in_sync' AND NOT t.is_up_to_date))
 	FROM unnest(_keys) AS k(contact_key)
 	JOIN mailchimp_sync.recipient r ON r.campaign_id = _c.campaign_id AND r.source_id = _source_id
 		AND r.contact_key = k.contact_key COLLATE "C"
@@ -216,9 +216,12 @@ AS $$
 	LEFT JOIN mailchimp_sync.member m ON m.audience_id = _c.audience_id AND m.email_hash = c.email_hash
 	LEFT JOIN mailchimp_sync.hand h ON h.audience_id = _c.audience_id AND h.source_id = r.source_id
 		AND h.contact_key = r.contact_key
+	-- a tag too many is no reason not to mail somebody
+	CROSS JOIN LATERAL (SELECT coalesce(c.action = 'tag' OR (c.state = 'refused' AND c.sent_hash = c.desired_hash),
+		false) AS is_up_to_date) t
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN c.state IN ('opted_out', 'not_linked', 'not_allowed') THEN c.state
-		WHEN c.state = 'refused' THEN CASE WHEN c.email IS NULL THEN 'no_email'
+		WHEN c.state = 'refused' AND NOT t.is_up_to_date THEN CASE WHEN c.email IS NULL THEN 'no_email'
 			WHEN c.email_hash IS NULL THEN 'invalid_email' ELSE 'refused' END
 		WHEN c.state = 'conflict' THEN 'duplicate'
 		WHEN c.state IS NULL OR c.state = 'outside' OR c.action = 'leave'

@@ -95,7 +95,7 @@ AS $$
 		(SELECT string_agg(g.detail, ', ' ORDER BY g.kind) FROM mailchimp_sync.guard_stop g WHERE g.audience_id = a.audience_id))
 	FROM mailchimp_sync.audience a
 	CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE c.state = 'in_sync') AS done,
-			count(*) FILTER (WHERE c.action IN ('subscribe', 'update')) AS pending,
+			count(*) FILTER (WHERE c.action IN ('subscribe', 'update', 'tag')) AS pending,
 			count(*) FILTER (WHERE c.state = 'refused') AS refused,
 			EXISTS (SELECT FROM mailchimp_sync.audience_source x
 				WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL) AS comparing

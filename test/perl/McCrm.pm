@@ -7,6 +7,9 @@
 #   $crm->state('1');                                       # state|detail of a contact
 #   $crm->members;                                          # the list's members at Mailchimp by address
 #   $crm->requests;                                         # 'POST /lists/{list_id} 200' ... since the last call, but for reading members
+#   $crm->costs;                                            # how many of each, '2 POST /lists/{list_id}, ...', and removals of each tag, 't 2'
+#   $crm->act('c1', 'tag', tag => 't');                     # somebody does that at Mailchimp to c1@crm.test
+#   $crm->tags(1), $crm->segment('t');                      # tags of candidate 1 at Mailchimp 'a,b'; the segment of that name
 #   $crm->later(130);                                       # our clock and Mailchimp's go on by so many seconds
 #
 # Candidate n has the address cn@crm.test, owner n % 2 + 1 and the tag gn%3.
@@ -104,6 +107,33 @@ sub requests
 
 # How many members the requests that pushed since the last call carried.
 sub pushed { my ($self) = @_; return join ' ', map { scalar @{ $_->{body}{members} } } grep { $_->{route} eq 'POST /lists/{list_id}' } $self->journal }
+
+sub costs
+{
+	my ($self) = @_;
+	my (%count, %tags);
+	my %name = map { $_->{id} => $_->{name} } @{ $self->{sim}->get("/_sim/segments/$self->{list}")->{segments} };
+	for my $request (grep { $_->{route} ne 'GET /lists/{list_id}/members' } $self->journal)
+	{
+		$count{ $request->{route} }++;
+		$tags{ $name{$1} // 'gone' }++ if ref $request->{body} && $request->{body}{members_to_remove} && $request->{path} =~ /(\d+)$/;
+	}
+	return (join(', ', map { "$count{$_} $_" } sort keys %count), join(', ', map { "$_ $tags{$_}" } sort keys %tags));
+}
+
+sub act
+{
+	my ($self, $name, $action, %more) = @_;
+	return $self->{sim}->post('/_sim/act', { list => $self->{list}, email => "$name\@crm.test", action => $action, %more });
+}
+
+sub tags { my ($self, $n) = @_; return join ',', sort @{ $self->member("c$n\@crm.test")->{tags} } }
+
+sub segment
+{
+	my ($self, $name) = @_;
+	return (grep { $_->{name} eq $name } @{ $self->{sim}->get("/_sim/segments/$self->{list}")->{segments} })[0];
+}
 
 sub setting
 {

@@ -28,7 +28,7 @@ function change(ctx) {
     if (status === 'active') {
       addToSegment(ctx.world, list, tagNamed(ctx.world, list, name.trim()), member);
     } else {
-      const tag = findTag(list, name.trim());
+      const tag = findTag(ctx.world, list, name.trim());
       if (tag) removeFromSegment(ctx.world, list, tag, member);
     }
   }

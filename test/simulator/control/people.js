@@ -62,7 +62,7 @@ const ACTS = {
   },
   tag: (world, list, member, body) => addToSegment(world, list, tagNamed(world, list, body.tag), member),
   untag(world, list, member, body) {
-    const tag = findTag(list, body.tag);
+    const tag = findTag(world, list, body.tag);
     if (tag) removeFromSegment(world, list, tag, member);
   },
 };

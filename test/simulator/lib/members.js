@@ -246,12 +246,12 @@ export function addTags(world, list, member, names) {
 
 // Exactly these tags: the batch call's sync_tags.
 export function setTags(world, list, member, names) {
-  const wanted = new Set(names.map((name) => name.trim()).filter(Boolean));
+  const wanted = new Set(names.map((name) => name.trim()).filter(Boolean).map((name) => tagNamed(world, list, name)));
   for (const id of [...member.tags.keys()]) {
     const segment = list.segments.get(id);
-    if (!wanted.has(segment.name)) removeFromSegment(world, list, segment, member);
+    if (!wanted.has(segment)) removeFromSegment(world, list, segment, member);
   }
-  addTags(world, list, member, [...wanted]);
+  for (const segment of wanted) addToSegment(world, list, segment, member);
 }
 
 export function archive(world, list, member) {

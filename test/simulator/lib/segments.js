@@ -34,19 +34,24 @@ export function renameSegment(world, list, segment, name) {
   world.touch(list);
 }
 
-// Names are not unique; the oldest segment of a name is the tag of that name.
-export function findTag(list, name) {
-  if (!list.tagNames) {
-    list.tagNames = new Map();
+// Names are not unique; the oldest segment of a name is the tag of that name. Whether tags differ by case alone is
+// unconfirmed.
+export function findTag(world, list, name) {
+  const { tag_case } = world.config;
+  const folded = (text) => (tag_case === 'ignore' ? text.toLowerCase() : text);
+  if (list.tagNames?.tag_case !== tag_case) {
+    const found = new Map();
     for (const segment of list.segments.values()) {
-      if (segment.type === 'static' && !list.tagNames.has(segment.name)) list.tagNames.set(segment.name, segment);
+      const key = folded(segment.name);
+      if (segment.type === 'static' && !found.has(key)) found.set(key, segment);
     }
+    list.tagNames = { tag_case, found };
   }
-  return list.tagNames.get(name);
+  return list.tagNames.found.get(folded(name));
 }
 
 export function tagNamed(world, list, name) {
-  return findTag(list, name) || addSegment(world, list, { name, type: 'static' });
+  return findTag(world, list, name) || addSegment(world, list, { name, type: 'static' });
 }
 
 function marked(world, list, segment, member) {

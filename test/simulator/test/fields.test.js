@@ -163,6 +163,33 @@ test('adding and removing many: 500 each, strangers in errors[] (5.6, trap 5)', 
   assert.equal((await sim.ok('POST', `${segments()}/${id}`, { members_to_add: ['nobody@example.org'] })).error_count, 0);
 });
 
+test('removing many: who does not have the tag is no error, who is archived is; a saved segment or none is refused (5.6)', async () => {
+  for (const name of ['a', 'b', 'c']) await sim.add(`${name}@example.org`, { tags: name === 'b' ? [] : ['t'] });
+  await sim.ok('DELETE', sim.one('c@example.org'));
+  const [{ id }] = (await sim.ok('GET', segments())).segments;
+  const answer = await sim.ok('POST', `${segments()}/${id}`, { members_to_remove: ['A@example.org ', 'b@example.org', 'c@example.org'] });
+  assert.deepEqual(answer.members_removed.map((member) => member.email_address), ['a@example.org']);
+  assert.deepEqual([answer.total_removed, answer.error_count, answer.errors[0].email_addresses], [1, 1, ['c@example.org']]);
+  assert.deepEqual((await sim.raw('a@example.org')).tags, []);
+  assert.deepEqual((await sim.raw('c@example.org')).tags, ['t']);
+  const saved = await sim.ok('POST', segments(), { name: 'saved', options: { match: 'all', conditions: [{ condition_type: 'EmailAddress', field: 'EMAIL', op: 'ends', value: '.org' }] } });
+  await sim.fails(400, 'Bad Request', 'POST', `${segments()}/${saved.id}`, { members_to_remove: ['a@example.org'] });
+  await sim.fails(404, 'Resource Not Found', 'POST', `${segments()}/1`, { members_to_remove: ['a@example.org'] });
+});
+
+test('tags that differ by case alone are two, or one if config says so (5.6, unconfirmed)', async () => {
+  const tag = async (email, names, more) => {
+    await sim.batch([{ email_address: email, status_if_new: 'subscribed', tags: names }], { update_existing: true, ...more });
+    return (await sim.raw(email)).tags;
+  };
+  assert.deepEqual(await tag('a@example.org', ['vip', 'VIP', ' vip ']), ['VIP', 'vip']);
+  await sim.config({ tag_case: 'ignore' });
+  assert.deepEqual(await tag('b@example.org', ['new', 'NEW']), ['new']);
+  assert.deepEqual(await tag('b@example.org', ['New', 'other'], { sync_tags: true }), ['new', 'other']);
+  await sim.ok('POST', `${sim.one('b@example.org')}/tags`, { tags: [{ name: 'NEW', status: 'inactive' }] });
+  assert.deepEqual((await sim.raw('b@example.org')).tags, ['other']);
+});
+
 test('PATCH with an empty static_segment empties it; DELETE deletes the tag (5.6)', async () => {
   await sim.add('a@example.org', { tags: ['t'] });
   const [{ id }] = (await sim.ok('GET', segments())).segments;
