@@ -236,15 +236,23 @@ is($crm->state(25), 'in_sync|', 'is tried again');
 unlike($crm->tags(25), qr/\bs9\b/, 'and then the tag goes');
 is($crm->rita('SELECT count(*) FROM mc_failure'), 0, 'until it works');
 
-# The mapping has no tags any more; whose 50 tags would be taken away one after the other is let go.
-$crm->ann('UPDATE crm.candidate SET active = false WHERE id IN (4, 5, 25)');
+# R71: one list serves many campaigns, since each tag has exactly the people that the CRM says; who has a no-tag can be left out
+# of the link.
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id IN (4, 5, 25)');	# with 50 tags each
+$crm->ann("UPDATE crm.candidate SET groups = ARRAY['even', 'odd', 'third'], mailings = true WHERE id > 25");
 $crm->run;
-$crm->ann("UPDATE crm.candidate SET groups = '{one, two}', mailings = false WHERE id IN (26, 27, 28)");
+$crm->ann("UPDATE crm.candidate SET groups = array_remove(array_remove(groups, CASE id % 2 WHEN 0 THEN 'odd' ELSE 'even' END),
+	CASE WHEN id % 3 > 0 THEN 'third' END), mailings = id < 29 WHERE id > 25");
 $crm->run;
-is(join('|', map { $crm->tags($_) } 26 .. 28), join('|', ('no mailings,one,two') x 3), 'tags of column and rule');
-$crm->define($fields);
-$crm->run;
-is(join('|', map { $crm->tags($_) } 2, 26 .. 28), '|||', 'a mapping without tags takes all of ours away');
+is_deeply($crm->segment($_)->{emails}, [ split /\n/, $crm->ann("SELECT email FROM crm.candidate
+		WHERE '$_' = ANY (groups || CASE WHEN NOT mailings THEN 'no mailings' END) ORDER BY 1") ], "R71: the people with the tag $_")
+  for 'even', 'odd', 'third', 'no mailings';
+define(q{tags => 'groups || kind'}, q{linked => 'linked AND mailings'});
+is($crm->state(29) . ' ' . $crm->shown('c29@crm.test') =~ s/\|.*//r, 'not_linked|its link flag is off archived', 'R71: or is not in the list at all');
+
+# The mapping has no tags any more.
+define();
+is(join('|', map { $crm->tags($_) } 2, 26 .. 30), '|||||', 'a mapping without tags takes all of ours away');
 is(join('|', map { $crm->tags($_) } 3, 9), 'by hand|Club', 'D16: and none that was put on by hand');
 is($crm->status =~ s/in_sync \d+ //r, 'opted_out 1 outside 4', 'nobody is left behind');
 

@@ -97,7 +97,9 @@ change('DELETE FROM crm.candidate WHERE id = 11', set_address(12, 'c11@crm.test'
 $crm->run;
 is(who('c11@crm.test') . ' ' . who('c12@crm.test'), 'c11@crm.test|subscribed|F12 c12@crm.test|archived|F12', 'an address of a deleted row is taken over');
 is($crm->state(11) . ' ' . $crm->state(12), 'outside|its row is gone in_sync|', 'states');
-is($crm->requests, 'DELETE /lists/{list_id}/members/{subscriber_hash} 204, POST /lists/{list_id} 200', 'which costs a leave and a push');
+is(($crm->costs)[0], '1 DELETE /lists/{list_id}/members/{subscriber_hash}, 1 POST /lists/{list_id}, 1 POST /lists/{list_id}/segments/{segment_id}',
+	'which costs a leave and a push, and the former contact\'s tag is taken away');
+is($crm->tags(11), 'g0', 'D16: the member has the tags of the contact');
 
 # ... by one who had unsubscribed: the former status holds.
 act(14, 'unsubscribe');
@@ -121,7 +123,8 @@ $crm->requests;
 change('DELETE FROM crm.candidate WHERE id = 16', "INSERT INTO crm.candidate VALUES (116, 'Again', 'A', 'c16\@crm.test', 1, true, true, '{}')");
 $crm->run;
 is(who('c16@crm.test'), 'c16@crm.test|subscribed|Again', 'another row with the same address takes the member over');
-is($crm->requests, 'POST /lists/{list_id} 200', 'nobody leaves in between');
+is(($crm->costs)[0], '1 POST /lists/{list_id}, 1 POST /lists/{list_id}/segments/{segment_id}', 'nobody leaves in between');
+is($crm->tags(16), '', 'D16: and its tags are those of the new row');
 
 # -----------------------------------------------------------------------------------------------------------------
 # Addresses that Mailchimp has already
