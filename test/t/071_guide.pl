@@ -1,5 +1,5 @@
 # The statements of docs/guide.md and README.md work as they stand, from top to bottom, and print what is shown there. Those of
-# docs/examples.md are played by 061_coachview.pl.
+# docs/examples.md are played by 060_auditcase.pl and 061_coachview.pl.
 
 use strict;
 use warnings;
