@@ -9,17 +9,17 @@
 # test in one checkout. A new C file, SQL file or test is added to the lists below; make lists checks them.
 
 C_FILES = mailchimp_sync.c settings.c clock.c boundary.c sql.c name.c identity.c level.c gate.c gate_trigger.c \
-	advisory.c slot.c transfer.c http.c reply.c ask.c account.c connection.c connect.c event.c source.c evaluate.c \
+	advisory.c slot.c transfer.c http.c reply.c ask.c account.c connection.c connect.c event.c trigger.c source.c evaluate.c \
 	contact.c unit.c engine.c field.c leave.c rename.c push.c tag.c opt_out.c erase.c campaign.c poll.c read.c run.c worker.c launcher.c
 
 # Joined in this order: what a file uses is made before it.
-SQL_FILES = schema.sql clock.sql connection.sql name.sql gate.sql source.sql guard.sql audience.sql account.sql evaluate.sql \
+SQL_FILES = schema.sql clock.sql connection.sql name.sql gate.sql trigger.sql source.sql guard.sql audience.sql account.sql evaluate.sql \
 	contact.sql event.sql hand.sql opt_out.sql engine.sql slot.sql desired.sql campaign.sql recipient.sql report.sql \
 	erase.sql fold.sql field.sql leave.sql rename.sql push.sql tag.sql carry.sql \
 	send.sql send_step.sql send_ask.sql send_answer.sql send_restore.sql poll.sql read.sql run.sql worker.sql \
 	status.sql grants.sql
 
-REGRESS = settings gate source event evaluate audience desired connection poll_tiers report opt_out campaign several_sources
+REGRESS = settings gate source trigger event evaluate audience desired connection poll_tiers report opt_out campaign several_sources
 ISOLATION = crm_writers opt_out_fixing by_hand
 
 BUILD ?= build

@@ -1,7 +1,7 @@
 /*
  * event.sql: "this contact may differ", append-only.
  *
- * Written inside the transactions of the CRM by triggers in C (src/event.c)
+ * Written inside the transactions of the CRM by triggers (trigger.sql)
  * and by our own functions; read and deleted by the engine alone, by the ids
  * that it has read and never up to a high-water mark, since a lower id can
  * commit later. No unique key besides the id and no upsert: writers would wait
@@ -35,107 +35,9 @@ CREATE TABLE mailchimp_sync.event (
 	PRIMARY KEY (source_id, event_id)
 );
 
-CREATE FUNCTION mailchimp_sync.note_change() RETURNS trigger
-LANGUAGE c AS 'MODULE_PATHNAME', 'mc_note_change';
-COMMENT ON FUNCTION mailchimp_sync.note_change() IS
-	'arguments: source_id, relation_id, the number of stored columns, their names, the names of the other columns that matter';
-
 -- wakes the engine of this database after the commit of this transaction
 CREATE FUNCTION mailchimp_sync.wake() RETURNS void
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_wake';
-
--- CREATE TRIGGER's own way, ALTER TRIGGER ... DEPENDS ON EXTENSION, would lock out readers
-CREATE FUNCTION mailchimp_sync.depend_on_extension(_relation regclass, _trigger name) RETURNS void
-LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mc_depend_on_extension';
-
-/*
- * The tables on which triggers for a relation have to be: with all members of
- * its partition or inheritance tree, since a statement that names a member
- * fires that member's triggers only. A foreign table cannot have triggers with
- * transition tables, a view has no rows of its own.
- */
-CREATE FUNCTION mailchimp_sync.trigger_tables(_relation regclass) RETURNS SETOF regclass
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	WITH RECURSIVE member(relation) AS (
-		SELECT _relation::oid
-		UNION
-		SELECT i.inhrelid FROM pg_inherits i JOIN member m ON i.inhparent = m.relation
-	)
-	SELECT c.oid::regclass FROM member m JOIN pg_class c ON c.oid = m.relation
-	WHERE c.relkind IN ('r', 'p') ORDER BY c.oid
-$$;
-
-/*
- * Makes the triggers of all relations of a source what its rows in "watch" say.
- * It touches only what differs, so it may be called whenever something might:
- * creating takes a lock that waits for writers, dropping one that waits for
- * readers too.
- */
-CREATE FUNCTION mailchimp_sync.install_triggers(_source_id integer) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	_watch		mailchimp_sync.watch;
-	_trigger	record;
-	_arguments	text[];
-BEGIN
-	FOR _watch IN SELECT * FROM mailchimp_sync.watch w WHERE w.source_id = _source_id ORDER BY w.relation_id
-	LOOP
-		PERFORM mailchimp_sync.drop_triggers(_watch.relation_id, _watch.relation);
-		_arguments := ARRAY[_source_id, _watch.relation_id, cardinality(_watch.stored_columns),
-				coalesce(cardinality(_watch.mapped_columns), -1)]::text[]
-			|| _watch.stored_columns || _watch.mapped_columns;
-		FOR _trigger IN
-			SELECT t.relation, format('mailchimp_sync_%s_%s', _watch.relation_id, o.suffix) AS name, o.event, o.referencing
-			FROM mailchimp_sync.trigger_tables(_watch.relation) AS t(relation)
-			CROSS JOIN (VALUES
-				('ins', 'INSERT', 'REFERENCING NEW TABLE AS new_rows'),
-				('upd', 'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),
-				('del', 'DELETE', 'REFERENCING OLD TABLE AS old_rows'),
-				('tru', 'TRUNCATE', '')) AS o(suffix, event, referencing)
-		LOOP
-			CONTINUE WHEN EXISTS (
-				SELECT FROM pg_trigger t
-				WHERE t.tgrelid = _trigger.relation AND t.tgname = _trigger.name
-					AND t.tgfoid = 'mailchimp_sync.note_change()'::regprocedure
-					AND t.tgargs = (SELECT string_agg(convert_to(a.argument, getdatabaseencoding()) || '\x00', ''
-										ORDER BY a.position)
-									FROM unnest(_arguments) WITH ORDINALITY AS a(argument, position)));
-			EXECUTE format('CREATE OR REPLACE TRIGGER %I AFTER %s ON %s %s FOR EACH STATEMENT'
-				' EXECUTE FUNCTION mailchimp_sync.note_change(%s)',
-				_trigger.name, _trigger.event, _trigger.relation, _trigger.referencing,
-				(SELECT string_agg(quote_literal(a.argument), ', ' ORDER BY a.position)
-					FROM unnest(_arguments) WITH ORDINALITY AS a(argument, position)));
-			PERFORM mailchimp_sync.depend_on_extension(_trigger.relation, _trigger.name);
-		END LOOP;
-	END LOOP;
-END
-$$;
-
--- the triggers of a row of "watch" on all tables but those of one relation (null: on all)
-CREATE FUNCTION mailchimp_sync.drop_triggers(_relation_id integer, _but regclass DEFAULT NULL) RETURNS void
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	_trigger	record;
-BEGIN
-	FOR _trigger IN
-		SELECT t.tgname, t.tgrelid::regclass AS relation
-		FROM pg_trigger t
-		WHERE t.tgfoid = 'mailchimp_sync.note_change()'::regprocedure
-			AND t.tgname LIKE format('mailchimp\_sync\_%s\_%%', _relation_id)
-			AND NOT EXISTS (SELECT FROM mailchimp_sync.trigger_tables(_but) AS k(relation)
-							WHERE k.relation = t.tgrelid)
-		ORDER BY t.tgrelid, t.tgname
-	LOOP
-		EXECUTE format('DROP TRIGGER %I ON %s', _trigger.tgname, _trigger.relation);
-	END LOOP;
-END
-$$;
 
 /*
  * The queries that turn rows of events into contact keys, for evaluate() to run

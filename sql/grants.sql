@@ -80,3 +80,7 @@ BEGIN
 	END LOOP;
 END
 $$;
+
+-- PostgreSQL asks who makes a partition for the right to the triggers that it then gives it; nobody
+-- can name the function without a right to its schema
+GRANT EXECUTE ON FUNCTION mailchimp_sync.note_change() TO PUBLIC;

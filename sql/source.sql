@@ -25,6 +25,9 @@ CREATE TABLE mailchimp_sync.source (
 	tag_exprs		jsonb NOT NULL DEFAULT '{}',	-- {"tag": expression of type boolean}
 	linked_expr		text,							-- boolean
 	opt_out_expr	text,							-- boolean
+	-- mc_alter_source: what its triggers are for, and whether replication fires them
+	triggers		text NOT NULL DEFAULT 'auto' CHECK (triggers IN ('auto', 'statement', 'row')),
+	replica			boolean NOT NULL DEFAULT false CHECK (NOT (replica AND triggers = 'statement')),
 	-- ok; stopped: an expression fails (class 42 or 25), until it is defined
 	-- anew; waiting: tried again at next_attempt_at
 	state			text NOT NULL DEFAULT 'ok' CHECK (state IN ('ok', 'stopped', 'waiting')),
@@ -491,7 +494,7 @@ BEGIN
 		RAISE null_value_not_allowed USING MESSAGE = 'relation and keys must not be null';
 	END IF;
 	PERFORM mailchimp_sync.owned_source(_id);
-	IF NOT EXISTS (SELECT FROM mailchimp_sync.trigger_tables(_relation) AS t(relation) WHERE t.relation = _relation) THEN
+	IF NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = _relation AND c.relkind IN ('r', 'p')) THEN
 		RAISE wrong_object_type USING
 			MESSAGE = format('%s is not a table', _relation),
 			HINT = 'Watch the tables that it reads.';
@@ -571,11 +574,25 @@ SELECT s.source, s.owner, s.relation,
 	(SELECT coalesce(pg_catalog.jsonb_object_agg(w.relation::text, w.definition), '{}')
 		FROM mailchimp_sync.watch w
 		WHERE w.source_id = s.source_id AND w.keys_query IS NOT NULL) AS watched,
+	s.triggers, s.replica,
 	CASE WHEN m.what IS NULL THEN s.state ELSE 'missing' END AS state,
-	coalesce(m.what, s.detail) AS detail
+	coalesce(m.what, s.detail, g.what, u.what) AS detail
 FROM mailchimp_sync.source s
 CROSS JOIN LATERAL (SELECT CASE
 	WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = s.relation) THEN 'its relation is gone'
 	WHEN NOT EXISTS (SELECT FROM pg_catalog.pg_roles r WHERE r.oid = s.owner) THEN 'its owner is gone'
-	END AS what) AS m;
+	END AS what) AS m
+LEFT JOIN LATERAL (SELECT format('watched relation %s is gone; mc_add_source forgets it', min(w.relation::text)) AS what
+	FROM mailchimp_sync.watch w
+	WHERE w.source_id = s.source_id AND NOT EXISTS (SELECT FROM pg_catalog.pg_class c WHERE c.oid = w.relation)
+	HAVING count(*) > 0) AS g ON true
+-- somebody disabled or dropped it, or the table has joined the relation's tree since
+LEFT JOIN LATERAL (SELECT format('a trigger on %s is missing, disabled or not as it should be; mc_alter_source(%L, ''{}'') puts that right',
+		min(t.relation::text), s.source) AS what
+	FROM mailchimp_sync.watch w
+	CROSS JOIN LATERAL mailchimp_sync.wanted_triggers(w.relation_id, w.relation, s.triggers, s.replica) t
+	WHERE w.source_id = s.source_id AND NOT t.is_minor
+		AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+			WHERE g.tgrelid = t.relation AND g.tgname = t.name AND g.tgtype = t.type AND g.tgenabled IN ('A', t.enabled))
+	HAVING count(*) > 0) AS u ON true;
 COMMENT ON VIEW @extschema@.mc_source IS 'relations with contacts: what is mapped, and whether it works';

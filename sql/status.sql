@@ -133,7 +133,7 @@ UNION ALL
 SELECT format('audience %s', a.audience), a.state IN ('new', 'active'), a.state, a.detail
 FROM @extschema@.mc_audience a
 UNION ALL
-SELECT format('source %s', s.source), s.state = 'ok', s.state, s.detail
+SELECT format('source %s', s.source), s.state = 'ok' AND s.detail IS NULL, s.state, s.detail
 FROM @extschema@.mc_source s
 UNION ALL
 SELECT 'events', q.events = 0 OR w.pid IS NOT NULL, q.events::text,

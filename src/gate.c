@@ -64,6 +64,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_add_source", MC_ADMIN, MC_ANY},
 	{"mc_watch", MC_ADMIN, MC_ANY},
 	{"mc_unwatch", MC_ADMIN, MC_ANY},
+	{"mc_alter_source", MC_ADMIN, MC_ANY},
 	{"mc_drop_source", MC_ADMIN, MC_ANY},
 	/* audience */
 	{"mc_create_audience", MC_ADMIN, MC_CONNECTION, 2},

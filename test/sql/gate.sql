@@ -49,7 +49,7 @@ $$;
 -- every public function goes by the table in the gate
 SELECT proname FROM public_function WHERE level IS NULL;
 
--- at first nobody may do anything; helpers of views read no table
+-- at first nobody may do anything; helpers of views read no table, and what the triggers call is out of reach by its name
 SELECT * FROM reach('regress_mc_nobody');
 SELECT f.oid::regprocedure FROM member m JOIN pg_proc f ON m.classid = 'pg_proc'::regclass AND m.objid = f.oid
 WHERE has_function_privilege('regress_mc_nobody', f.oid, 'EXECUTE')

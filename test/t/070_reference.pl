@@ -154,7 +154,7 @@ none(<<~'SQL', 'nobody: no public function and no view');
 	SQL
 
 # Functions that a view calls run as who reads it; these read no table. Whoever adds one looks whether that holds.
-is($node->query(<<~'SQL'), join(' ', sort @{ helpers() }), 'what PUBLIC may execute are the helpers of views, which the reference lists');
+is($node->query(<<~'SQL'), join(' ', sort @{ helpers() }), 'what PUBLIC may execute are the helpers of views and what triggers call, which the reference lists');
 	SELECT string_agg(DISTINCT p.proname, ' ' ORDER BY p.proname) FROM member m
 	JOIN pg_proc p ON m.classid = 'pg_proc'::regclass AND m.objid = p.oid
 	WHERE has_function_privilege('a_nobody', p.oid, 'EXECUTE')
@@ -163,7 +163,8 @@ is($node->query(<<~'SQL'), join(' ', sort @{ helpers() }), 'what PUBLIC may exec
 sub helpers
 {
 	my ($list) = $text =~ /^Helpers of views: (.*?)\.$/ms or BAIL_OUT('no list of helpers');
-	return [ $list =~ /`(\w+)`/g ];
+	my ($triggers) = $text =~ /^Called by triggers, .*?: (.*?)\./ms or BAIL_OUT('no function of triggers');
+	return [ "$list $triggers" =~ /`(\w+)`/g ];
 }
 
 # -----------------------------------------------------------------------------------------------------------------
