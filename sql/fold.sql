@@ -9,6 +9,40 @@
 
 /* ---- evaluating ---- */
 
+/*
+ * The type of a key can change under a definition that holds (a column of type integer that
+ * had to become bigint). Returns whether it has, after an error that may come
+ * from casting keys to the former one.
+ */
+CREATE FUNCTION mailchimp_sync.follow_key_type(_source_id integer, _error_state text) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_type	text;
+BEGIN
+	IF _error_state IS NULL OR left(_error_state, 2) NOT IN ('22', '42') THEN
+		RETURN false;
+	END IF;
+	WITH RECURSIVE base(type) AS (
+		SELECT (e.value #>> '{}')::oid
+		FROM mailchimp_sync.source s
+		CROSS JOIN LATERAL mailchimp_sync.evaluate(s.owner, format(
+			'SELECT NULL::pg_catalog.text, pg_catalog.to_jsonb(pg_catalog.pg_typeof((SELECT (%s) FROM %s LIMIT 0))::pg_catalog.oid)',
+			s.key_expr, mailchimp_sync.source_from(s)), '{}') e
+		WHERE s.source_id = _source_id AND e.error_state IS NULL
+		UNION ALL
+		SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
+	)
+	SELECT format('%I.%I', n.nspname, t.typname) INTO _type
+	FROM base b JOIN pg_type t ON t.oid = b.type JOIN pg_namespace n ON n.oid = t.typnamespace
+	WHERE t.typtype <> 'd';
+	UPDATE mailchimp_sync.source s SET key_type = _type
+	WHERE s.source_id = _source_id AND to_regtype(s.key_type) IS DISTINCT FROM to_regtype(_type) AND _type IS NOT NULL;
+	RETURN FOUND;
+END
+$$;
+
 -- what an evaluation that failed as a whole means for its source
 CREATE FUNCTION mailchimp_sync.source_trouble(_source_id integer, _error_state text, _error_message text)
 RETURNS void
@@ -17,7 +51,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.source s SET
 		state = CASE WHEN mailchimp_sync.error_is_lasting(_error_state) THEN 'stopped' ELSE 'waiting' END,
-		detail = _error_message,
+		detail = CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = s.relation) THEN _error_message
+			ELSE 'its relation is gone' END,
 		failures = s.failures + 1,
 		next_attempt_at = CASE WHEN NOT mailchimp_sync.error_is_lasting(_error_state)
 			THEN mailchimp_sync.clock() + mailchimp_sync.backoff(s.failures + 1) END
@@ -59,6 +94,9 @@ BEGIN
 	SELECT * INTO STRICT _source FROM mailchimp_sync.source WHERE source_id = _source_id;
 	SELECT coalesce(array_agg(ROW(e.*)::mailchimp_sync.evaluated), '{}') INTO _values
 	FROM mailchimp_sync.evaluate(_source.owner, mailchimp_sync.source_query(_source_id, _audience_ids), _keys) AS e;
+	IF mailchimp_sync.follow_key_type(_source_id, (SELECT min(v.error_state) FROM unnest(_values) v)) THEN
+		RETURN mailchimp_sync.evaluate_contacts(_source_id, _audience_ids, _keys);
+	END IF;
 	SELECT v.error_state, v.error_message INTO _trouble FROM unnest(_values) v WHERE v.contact_key IS NULL LIMIT 1;
 	IF FOUND THEN
 		PERFORM mailchimp_sync.source_trouble(_source_id, _trouble.error_state, _trouble.error_message);
@@ -291,8 +329,9 @@ AS $$
 $$;
 
 /*
- * The contacts that events of triggers mean; null on trouble. A row for which
- * the key cannot be computed names no contact: the comparison will find it.
+ * The contacts that events of triggers mean; null on trouble, which shows without
+ * any row, too. A row for which the key cannot be computed names no contact: the
+ * comparison will find it.
  */
 CREATE FUNCTION mailchimp_sync.event_keys(_source_id integer, _relation_id integer, _rows text[])
 RETURNS text[]
@@ -302,23 +341,30 @@ AS $$
 DECLARE
 	_query			text;
 	_owner			regrole;
+	_watched		regclass;
 	_keys			text[];
 	_error_state	text;
 	_error_message	text;
+	_any_error		text;
 BEGIN
 	SELECT s.owner, CASE WHEN w.keys_query IS NULL THEN mailchimp_sync.own_keys_query(_source_id)
-			ELSE mailchimp_sync.event_keys_query(_relation_id) END
-	INTO STRICT _owner, _query
+			ELSE mailchimp_sync.event_keys_query(_relation_id) END,
+		CASE WHEN w.keys_query IS NOT NULL THEN w.relation END
+	INTO STRICT _owner, _query, _watched
 	FROM mailchimp_sync.source s JOIN mailchimp_sync.watch w USING (source_id)
 	WHERE s.source_id = _source_id AND w.relation_id = _relation_id;
 	SELECT coalesce(array_agg(DISTINCT e.contact_key) FILTER (WHERE e.error_state IS NULL
 			AND e.contact_key IS NOT NULL), '{}'),
 		min(e.error_state) FILTER (WHERE e.contact_key IS NULL),
-		min(e.error_message) FILTER (WHERE e.contact_key IS NULL)
-	INTO _keys, _error_state, _error_message
+		min(e.error_message) FILTER (WHERE e.contact_key IS NULL),
+		min(e.error_state)
+	INTO _keys, _error_state, _error_message, _any_error
 	FROM mailchimp_sync.evaluate(_owner, _query, _rows) e;
-	IF _error_state IS NOT NULL THEN
-		PERFORM mailchimp_sync.source_trouble(_source_id, _error_state, _error_message);
+	IF mailchimp_sync.follow_key_type(_source_id, _any_error) THEN
+		RETURN mailchimp_sync.event_keys(_source_id, _relation_id, _rows);
+	ELSIF _error_state IS NOT NULL THEN
+		PERFORM mailchimp_sync.source_trouble(_source_id, _error_state, CASE WHEN _watched IS NULL THEN _error_message
+			ELSE format('watched relation %s: %s', _watched, _error_message) END);
 		RETURN NULL;
 	END IF;
 	RETURN _keys;
@@ -362,13 +408,17 @@ BEGIN
 
 	FOR _relation IN
 		SELECT w.relation_id, w.keys_query IS NULL AS is_own,
-			array_agg(r.stored::text) FILTER (WHERE r.stored IS NOT NULL) AS rows
+			NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = w.relation) AS is_gone,
+			coalesce(array_agg(r.stored::text) FILTER (WHERE r.stored IS NOT NULL), '{}') AS rows
 		FROM mailchimp_sync.event e
 		JOIN mailchimp_sync.watch w USING (source_id, relation_id)
 		CROSS JOIN LATERAL (VALUES (e.old_row), (e.new_row)) AS r(stored)
 		WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids) GROUP BY w.relation_id, w.keys_query
 	LOOP
-		CONTINUE WHEN _relation.rows IS NULL;
+		IF _relation.is_gone AND NOT _relation.is_own THEN
+			PERFORM mailchimp_sync.ask_compare(_source_id);
+			CONTINUE;
+		END IF;
 		_keys := mailchimp_sync.event_keys(_source_id, _relation.relation_id, _relation.rows);
 		IF _keys IS NULL THEN
 			RETURN 0;		-- the source has trouble; its events stay
@@ -567,7 +617,10 @@ BEGIN
 		RETURN 0;
 	END IF;
 	_page := mailchimp_sync.compare_page(_step.audience_id, _step.source_id, _step.compare_phase, _step.compare_after);
-	IF _page.error_state IS NOT NULL THEN
+	IF mailchimp_sync.follow_key_type(_step.source_id,
+			coalesce(_page.error_state, (SELECT min(v.error_state) FROM unnest(_page.values) v))) THEN
+		RETURN 1;
+	ELSIF _page.error_state IS NOT NULL THEN
 		PERFORM mailchimp_sync.source_trouble(_step.source_id, _page.error_state, _page.error_message);
 		RETURN 1;
 	END IF;
