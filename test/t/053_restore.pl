@@ -22,6 +22,11 @@ $node->role('rita', level => 'reader', db => 'one');
 $one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_campaign('News', 'people')");
 $one->wait_until("SELECT count(*) = 1 FROM mc_contact_state WHERE state = 'opted_out'");
 
+# Triggers that replication fires, on a partitioned table too
+$one->ann("CREATE TABLE crm.visit (person_id integer, day date) PARTITION BY RANGE (day);
+	CREATE TABLE crm.visit_2025 PARTITION OF crm.visit FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+	SELECT mc_watch('person', 'crm.visit', 'SELECT person_id FROM changed'); SELECT mc_alter_source('person', '{\"replica\": true}')");
+
 sub last_request { my @all = $sim->journal; return @all ? $all[-1]{n} : 0 }
 
 # The dumps are made while a change is under way.
@@ -117,8 +122,14 @@ sub same_as_before
 	is(contents($copy), $contents, "$how: nothing is lost");
 	is(sequences($copy), $sequences, "$how: sequences stand where they stood");
 	is($copy->super('SELECT count(*) FROM mailchimp_sync.inflight'), 0, "$how: nothing is under way");
-	is($copy->super("SELECT count(*), count(DISTINCT d.objid) FROM pg_trigger t LEFT JOIN pg_depend d ON d.objid = t.oid AND d.deptype = 'x'
-		WHERE t.tgrelid = 'crm.person'::regclass AND t.tgname LIKE 'mailchimp_sync%'"), '4|4', "$how: the triggers are there, and the extension's");
+	is($copy->super("SELECT tgrelid::regclass, count(*), count(*) FILTER (WHERE tgenabled = 'A'), count(d.objid)
+		FROM pg_trigger t LEFT JOIN pg_depend d ON d.objid = t.oid AND d.deptype = 'x' WHERE t.tgname LIKE 'mailchimp_sync%' GROUP BY 1 ORDER BY 1::text"),
+		"crm.person|4|4|4\ncrm.visit|4|4|4\ncrm.visit_2025|4|4|1", "$how: the triggers are there, and the extension's");
+	my $triggers = "SELECT array_agg(oid || ':' || xmin ORDER BY oid) FROM pg_trigger WHERE tgname LIKE 'mailchimp_sync%'";
+	my $before = $copy->super($triggers);
+	$copy->super("SELECT mc_alter_source('person', '{}')");
+	is($copy->super($triggers), $before, "$how: as they have to be");
+	is($copy->ann('SELECT triggers, replica, state, detail FROM mc_source'), 'auto|t|ok|', "$how: and mc_source finds nothing wrong");
 }
 
 # The worker of the copy comes only when it has been looked at.
@@ -204,7 +215,7 @@ pass('on again: it arrives, without anybody asking');
 # -----------------------------------------------------------------------------------------------------------------
 
 like(slurp_file($node->basedir . '/one.sql'), qr/\Q$key\E/, 'a superuser\'s dump has the key');
-$one->super('GRANT USAGE ON SCHEMA crm TO rita; GRANT SELECT ON crm.person TO rita');
+$one->super('GRANT USAGE ON SCHEMA crm TO rita; GRANT SELECT ON ALL TABLES IN SCHEMA crm TO rita');
 for my $options ([], [ '-N', 'mailchimp_sync' ], [ '-n', 'crm' ])
 {
 	my ($out, $err) = run_command([ 'pg_dump', @$options, '-U', 'rita', '-d', $node->connstr('uno') ]);
