@@ -592,7 +592,7 @@ LEFT JOIN LATERAL (SELECT format('a trigger on %s is missing, disabled or not as
 	FROM mailchimp_sync.watch w
 	CROSS JOIN LATERAL mailchimp_sync.wanted_triggers(w.relation_id, w.relation, s.triggers, s.replica) t
 	WHERE w.source_id = s.source_id AND NOT t.is_minor
-		AND NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
-			WHERE g.tgrelid = t.relation AND g.tgname = t.name AND g.tgtype = t.type AND g.tgenabled IN ('A', t.enabled))
+		AND (t.foreign_member IS NOT NULL OR NOT EXISTS (SELECT FROM pg_catalog.pg_trigger g
+			WHERE g.tgrelid = t.relation AND g.tgname = t.name AND g.tgtype = t.type AND g.tgenabled IN ('A', t.enabled)))
 	HAVING count(*) > 0) AS u ON true;
 COMMENT ON VIEW @extschema@.mc_source IS 'relations with contacts: what is mapped, and whether it works';

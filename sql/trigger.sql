@@ -27,7 +27,8 @@ LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mc_depend_on_extension';
  * member's triggers only. A view has no rows of its own; temporary members are
  * a session's own affair, which the engine cannot read.
  *
- * is_clone: PostgreSQL makes it along with that of the parent. is_minor: nobody misses
+ * is_clone: PostgreSQL makes it along with that of the parent. foreign_member: that it
+ * is for statements makes writes fail that reach this one. is_minor: nobody misses
  * it on a new partition, which can be detached without a trace as well. type and
  * enabled are those of pg_trigger. Reads catalogs only: a view calls it.
  */

@@ -154,11 +154,19 @@ CREATE FOREIGN TABLE crm.whale () INHERITS (crm.animal) SERVER regress_trigger_f
 SELECT mc_alter_source('person', '{"triggers": "statement"}');
 SELECT mc_alter_source('animal', '{"triggers": "statement"}');
 SELECT state, detail FROM mc_source WHERE source = 'animal';
+CREATE TABLE crm.fish (id integer, email text);
+SET client_min_messages = warning;
+SELECT mc_add_source('fish', 'crm.fish', 'id', 'email'), mc_alter_source('fish', '{"triggers": "statement"}');
+RESET client_min_messages;
+CREATE FOREIGN TABLE crm.shark () INHERITS (crm.fish) SERVER regress_trigger_far;
+SELECT state, detail FROM mc_source WHERE source = 'fish';
+SELECT mc_alter_source('fish', '{}');
+SELECT mc_drop_source('fish');
 SELECT mc_alter_source('animal', '{}');
 SELECT * FROM crm.summary WHERE relation IN ('crm.animal', 'crm.dog', 'crm.whale', 'crm.person', 'crm.person_far');
 SELECT source, state, detail FROM mc_source ORDER BY 1;
 
-DROP FOREIGN TABLE crm.person_far, crm.whale;
+DROP FOREIGN TABLE crm.person_far, crm.whale, crm.shark;
 
 -- what cannot be a source or be watched, and a view, of which only the tables can be watched
 CREATE TEMPORARY TABLE mine (id integer, email text);
