@@ -6,6 +6,7 @@ use warnings;
 use JSON::PP;
 use McCrm;
 use McTest;
+use PostgreSQL::Test::Utils;
 use Test::More;
 
 my $crm = McCrm->start('main', candidates => 30);
@@ -31,8 +32,12 @@ is($crm->rita("SELECT phase, done, total FROM mc_progress WHERE work = 'push'"),
 is($crm->max("SELECT action, before -> 'tags', after -> 'tags' FROM mc_preview('people')"), 'tag|["a", "all"]|[]', 'mc_preview: and what it is to lose');
 is($crm->rita("SELECT value FROM mc_status WHERE item = 'pending'"), '1', 'mc_status');
 $crm->ann("UPDATE crm.candidate SET groups = '{a}' WHERE id = 3");
+$node->wait_until("SELECT value = '0' FROM mc_status WHERE item = 'events'");
 $sim->release;
 $session->query('');
+my ($removal) = $sim->journal(route => $remove);
+my @pushes = $sim->journal(route => $push, since => $removal->{n});
+is(join(' ', map { $_->{started} >= $removal->{ended} } @pushes), '1', 'a push waits for the end of a removal');
 is($crm->tags(3), 'a', 'wanted again while it is taken away: it is put on again');
 is($crm->status, 'in_sync 30', 'all in sync');
 
@@ -133,10 +138,12 @@ is($crm->state(6), 'in_sync|', 'a tag that somebody has taken away by hand alrea
 is(($crm->costs)[0], "1 $push, 1 $remove", 'is taken away as any other');
 
 $sim->post('/_sim/act', { list => $list, action => 'delete_segment', segment => $crm->segment('t')->{id} });
+$crm->act('c7', 'tag', tag => 'T');
 $crm->ann("UPDATE crm.candidate SET groups = '{}' WHERE id = 7");
 $crm->run;
 is($crm->state(7), 'in_sync|', 'a tag that was deleted at Mailchimp');
 is(($crm->costs)[0], "1 $search, 1 $push, 1 $remove", 'is asked for when its segment is gone, and not found');
+is($crm->tags(7), 'T', 'D16: another one, whose name is like it, is somebody else\'s');
 $crm->act($_, 'tag', tag => 't') for 'foreign', 'c8';
 $crm->ann("UPDATE crm.candidate SET groups = '{}' WHERE id = 8");
 $crm->run;
@@ -154,7 +161,25 @@ $sim->wait_held;
 $crm->act('c6', 'delete_permanent');
 $sim->release;
 $session->query('');
-is(join(' ', $crm->state(6), $crm->state(7), $crm->tags(7)), 'in_sync| in_sync| ', 'an address that is not on the list has no tags; the others lose theirs');
+is(join(' ', $crm->state(6), $crm->state(7), $crm->tags(7)), 'in_sync| in_sync| T', 'an address that is not on the list has no tags; the others lose theirs');
+
+# Who leaves or opts out and is not there any more has no tags of ours when it comes back by itself.
+$crm->ann("UPDATE crm.candidate SET groups = '{t}' WHERE id IN (10, 18)");
+$crm->run;
+$crm->act($_, 'delete_permanent') for 'c10', 'c18';
+$crm->ann("UPDATE crm.candidate SET active = false WHERE id = 10; SELECT mc_opt_out('candidate', 18)");
+$crm->run;
+for my $who ('c10', 'c18')
+{
+	$crm->act($who, 'resubscribe');
+	$crm->act($who, 'tag', tag => 't');
+}
+$crm->ann("UPDATE crm.candidate SET active = true, groups = '{}' WHERE id IN (10, 18); SELECT mc_opt_in('candidate', 18)");
+$crm->later(601);		# its status is read
+$crm->run;
+$crm->run;
+is(join(' ', map { $crm->shown("c$_\@crm.test") } 10, 18), 'subscribed|F10|t subscribed|F18|t',
+	'D16: a tag that a new member has by hand stays, whatever the former one had');
 
 # -----------------------------------------------------------------------------------------------------------------
 # With a tag outstanding: leaves and comes back, another address, opts out, another contact takes the address
@@ -222,7 +247,26 @@ is($crm->state($key), 'in_sync|', 'it is taken away');
 like($crm->tags($key), qr/^News \[\w+\]$/, 'the segment of a campaign is not');
 is($crm->rita('SELECT count(*) FROM mc_failure'), 0, 'and the failure with it');
 
-# A refused search, a list that is gone
+# A tag of the mapping that has the name of a campaign's segment
+my ($name) = $crm->tags($key);
+$crm->ann("UPDATE crm.candidate SET groups = '{$name}' WHERE id = $key");
+$crm->run;
+$crm->ann("UPDATE crm.candidate SET groups = '{}' WHERE id = $key");
+$crm->run;
+is($crm->state($key) . $crm->tags($key), "in_sync|$name", 'nobody is taken out of the segment of a campaign');
+
+# What was refused is forgotten with the contact.
+$sim->fault(method => 'POST', path => $segments, fault => { type => 'status', status => 400, json => JSON::PP::true });
+$crm->ann("UPDATE crm.candidate SET groups = '{t}' WHERE id = 20");
+$crm->run;
+$crm->ann("UPDATE crm.candidate SET groups = '{}' WHERE id = 20");
+$crm->run;
+is($crm->state(20), 'refused|Planned by a test.', 'alone at once');
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 20');
+$crm->run;
+is($crm->state(20) . $crm->rita('SELECT count(*) FROM mc_failure'), 'outside|the rule does not take it0', 'who leaves has no failure left');
+
+# A refused search
 $crm->ann("UPDATE crm.candidate SET groups = ARRAY(SELECT 's' || g FROM generate_series(1, 51) g) WHERE id = 25");
 $crm->run;
 my $fault = $sim->fault(method => 'GET', path => '/tag-search', times => -1, fault => { type => 'status', status => 400, json => JSON::PP::true });
@@ -254,7 +298,27 @@ is($crm->state(29) . ' ' . $crm->shown('c29@crm.test') =~ s/\|.*//r, 'not_linked
 define();
 is(join('|', map { $crm->tags($_) } 2, 26 .. 30), '|||||', 'a mapping without tags takes all of ours away');
 is(join('|', map { $crm->tags($_) } 3, 9), 'by hand|Club', 'D16: and none that was put on by hand');
-is($crm->status =~ s/in_sync \d+ //r, 'opted_out 1 outside 4', 'nobody is left behind');
+is($crm->status =~ s/in_sync \d+ //r, 'opted_out 1 outside 5', 'nobody is left behind');
 
+# Dropped while a tag is taken away; made anew on the same list, and switched to another account
+$crm->ann("UPDATE crm.candidate SET groups = '{one}' WHERE id > 20");
+define(@McCrm::source[1, 2]);
+$sim->hold(method => 'POST', path => $segments, when => 'before');
+$crm->ann("UPDATE crm.candidate SET groups = '{two}' WHERE id > 20");
+my $log = $node->log_end;
+McTest::begin($session, 'CALL mc_run();');
+$sim->wait_held;
+$crm->ann("SELECT mc_drop_audience('people')");
+$sim->release;
+$session->query('');
 $session->quit;
+is($node->query('SELECT (SELECT count(*) FROM mailchimp_sync.tag), (SELECT count(*) FROM mailchimp_sync.member)'), '0|0', 'mc_drop_audience');
+unlike(slurp_file($node->logfile, $log), qr/WARNING/, 'in the middle of a removal');
+$crm->ann("SELECT mc_create_audience('people', 'main', 'Customers', 'candidate', 'active AND id > 20')");
+$crm->sync;
+is($node->query('SELECT tag, segment_id FROM mailchimp_sync.tag'), 'two|' . $crm->segment('two')->{id}, 'made anew');
+$sim->post('/_sim/accounts', { key => 'second-us1', account_name => 'Second', lists => [ { name => 'Plain' } ] });
+$crm->ann("SELECT mc_connect('main', 'second-us1', switch_account => true)");
+is($node->query('SELECT count(*) FROM mailchimp_sync.tag'), 0, 'another account has other segments');
+
 done_testing();

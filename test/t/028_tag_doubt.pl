@@ -152,22 +152,29 @@ $crm->run;
 # The engine is killed around a removal
 # -----------------------------------------------------------------------------------------------------------------
 
-$crm->setting(request_timeout => '59s');
-for my $when ('before', 'after')
+# An engine is at work until a request is held, and is killed then; the server starts anew.
+sub killed_at
 {
-	my ($loses, $regains) = $when eq 'before' ? (26, 27) : (28, 29);
-	$sim->hold(method => 'POST', path => $remove, when => $when);
-	set('keep', $loses, $regains);
+	my ($path, $when) = @_;
+	$sim->hold(method => 'POST', path => $path, when => $when);
 	my $dying = $node->session(as => 'max');
 	McTest::begin($dying, 'CALL mc_run();');
 	$sim->wait_held;
 	my $pid = $node->query("SELECT pid FROM pg_stat_activity WHERE usename = 'max' AND query ~ 'mc_run' AND state = 'active'");
-	$session->quit;
 	kill 'KILL', $pid or die "kill $pid: $!";
 	eval { $dying->quit };
-	$node->poll_query_until('postgres', 'SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = ' . $pid . ')') or die 'the server does not come back';
+	$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)") or die 'the server does not come back';
+	return;
+}
+
+$session->quit;
+$crm->setting(request_timeout => '59s');
+for my $when ('before', 'after')
+{
+	my ($loses, $regains) = $when eq 'before' ? (26, 27) : (28, 29);
+	set('keep', $loses, $regains);
+	killed_at($remove, $when);
 	set('keep,t', $regains);
-	$session = $node->session(as => 'max');
 	$crm->run;
 	is(ghosts(), 1, "killed ($when): the next engine takes the removal for a ghost");
 	is(join(' | ', map { $crm->tags($_) } $loses, $regains), 'keep | keep,t', 'and does what is wanted');
@@ -176,6 +183,14 @@ for my $when ('before', 'after')
 	$crm->run;
 	is(join(' | ', map { $crm->tags($_) } $loses, $regains), 'keep | keep,t', 'which is so also after the old one landed');
 }
+set('keep,lost', 30);
+killed_at($push, 'after');
+set('keep', 30);
+$crm->run;
+is($crm->tags(30), 'keep', 'killed during a push: the tag that it put on is taken away before its ghost ends');
+land();
+$crm->later(131);
+$crm->run;
 is($crm->status, 'conflict 1 in_sync 30 outside 1', 'all have come to rest');
 is($crm->rita('SELECT count(*) FROM mc_failure'), 0, 'nothing has failed');
 my %members = $crm->members;
@@ -184,5 +199,4 @@ my %wanted = map { my ($email, $tags) = split /\|/; ($email => $tags) } split /\
 is_deeply({ map { $_ => join ',', sort @{ $members{$_}{tags} } } grep { $members{$_}{status} eq 'subscribed' } keys %members },
 	{ map { $_ => $wanted{$_} // '' } keys %wanted }, 'Mailchimp has the tags that the CRM has');
 
-$session->quit;
 done_testing();

@@ -16,6 +16,7 @@ my $conf = "mailchimp_sync.databases = 'one, custom, plain, half, clone'\n";
 my $node = McTest::Node->start('main', extension => 0, conf => $conf);
 $node->query('CREATE DATABASE one');
 my $one = McPeople->new($node, $sim, db => 'one', key => $key);
+$one->ann(q{SELECT mc_add_source('person', 'crm.person', 'id', 'email', '{"FNAME": "first_name", "CITY": "city"}', tags => 'ARRAY[city]')});
 $one->sync;
 $one->wait_in_step;
 $node->role('rita', level => 'reader', db => 'one');
@@ -65,6 +66,7 @@ $one->wait_in_step;
 like($contents, qr/^mailchimp_sync\.contact\|3\|/m, 'there is something to compare');
 like($contents, qr/^mailchimp_sync\.opt_out\|1\|/m, 'also of the opt-out group');
 like($contents, qr/^mailchimp_sync\.campaign\|1\|/m, 'and a campaign');
+like($contents, qr/^mailchimp_sync\.tag\|1\|/m, 'and a tag');
 
 # Identity columns whose sequences a dump does not take along would give the same number twice.
 is($one->super("SELECT string_agg(d.refobjid::regclass::text, ' ' ORDER BY 1)
@@ -106,9 +108,12 @@ sub goes_on
 	pass("$how: after mc_resume() it compares in full and goes on");
 	my ($first) = grep { m{/lists/\{list_id\}(/members)?$} } map { $_->{route} } $sim->journal(since => $since);
 	is($first, 'GET /lists/{list_id}/members', "$how: and reads who has left before it sends anything");
-	$copy->ann("UPDATE crm.person SET first_name = '$how' WHERE id = 1; INSERT INTO crm.person VALUES ($new, 'New', 'Delft', 'p$new\@crm.test')");
+	$copy->ann("UPDATE crm.person SET first_name = '$how', city = '$how' WHERE id = 1; INSERT INTO crm.person VALUES ($new, 'New', 'Delft', 'p$new\@crm.test')");
 	$copy->wait_in_step;
 	like($copy->names, qr/^1=\Q$how\E 2=Copied .*$new=New$/, "$how: and works as usual");
+	is(join(' ', grep { /^(\Q$how\E|Utrecht)$/ } map { @{ $_->{tags} } } grep { $_->{email_address} eq 'p1@crm.test' } $copy->members),
+		$how, "$how: a tag that the original has put on is taken away");
+	is(scalar(grep { $_->{route} =~ /tag-search/ } $sim->journal(since => $since)), 0, "$how: by the segment that it knew");
 	is($copy->mia("SELECT state FROM mc_contact_state WHERE contact_key = '3'"), 'opted_out', "$how: who opted out has opted out");
 	cmp_ok($copy->mia("SELECT mc_create_campaign('Second', 'people')"), '>', 1, "$how: new numbers are new");
 	$copy->ann("DELETE FROM crm.person WHERE id = $new");
