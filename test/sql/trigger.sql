@@ -189,6 +189,12 @@ SET client_min_messages = warning;
 SELECT mc_add_source('person', 'crm.person', 'id', 'email');
 SELECT state, detail, watched FROM mc_source;
 
+-- a schema under another name is no reason for a write to fail
+BEGIN;
+ALTER SCHEMA mailchimp_sync RENAME TO elsewhere;
+INSERT INTO crm.person VALUES (1, 'nl', 1970, 'a');
+ROLLBACK;
+
 DROP SERVER regress_trigger;
 DROP EXTENSION mailchimp_sync;
 SELECT count(*) FROM crm.triggers;
