@@ -32,6 +32,7 @@ CREATE TABLE mailchimp_sync.contact (
 	queue			text COLLATE "C" GENERATED ALWAYS AS (CASE
 						WHEN action = 'leave' OR action = 'subscribe' AND NOT by_hand THEN action
 						WHEN action IN ('subscribe', 'update') THEN 'push' END) STORED,
+	leave_after		bigint,				-- with action leave: waits until no event up to this one is unread (leave.sql)
 	version			bigint NOT NULL DEFAULT 1,	-- counts changes of what we want
 	attempts		integer NOT NULL DEFAULT 0,
 	next_attempt_at	timestamptz,		-- rests until then
@@ -67,6 +68,7 @@ CREATE TABLE mailchimp_sync.member (
 	-- and normalises, so our own push would read back as an edit)
 	sent_fields		jsonb,
 	shown_fields	jsonb,
+	sent_source_id	integer,			-- by whose mapping they were sent
 	-- the tags that requests of ours have put there, or may have, and that were not taken away since (D16)
 	sent_tags		text[] COLLATE "C",
 	shown_tags		text[],
@@ -108,6 +110,25 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT ARRAY(SELECT unnest(_some) COLLATE "C" UNION SELECT unnest(_others) COLLATE "C" ORDER BY 1)
+$$;
+
+/*
+ * What is sent for a contact that takes a member over from one of another source: what
+ * that mapping filled and this one does not have is emptied, since it is another record's.
+ */
+CREATE FUNCTION mailchimp_sync.with_emptied(_payload jsonb, _source_id integer, _member mailchimp_sync.member)
+RETURNS jsonb
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN _member.sent_source_id <> _source_id THEN jsonb_set(_payload, '{merge_fields}', (
+			SELECT coalesce(jsonb_object_agg(f.key, ''), '{}')
+			FROM jsonb_each(_member.sent_fields) f
+			JOIN mailchimp_sync.audience a ON a.audience_id = _member.audience_id
+			-- the list may have lost it since
+			JOIN mailchimp_sync.merge_field k ON k.connection = a.connection AND k.list_id = a.list_id AND k.tag = f.key
+			WHERE f.value <> '""') || (_payload -> 'merge_fields'))
+		ELSE _payload END
 $$;
 
 /* ---- addresses ---- */

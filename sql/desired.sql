@@ -358,7 +358,7 @@ BEGIN
 				SELECT _source.source, d.contact_key, d.email, d.email_hash,
 					CASE WHEN m.sent_fields IS NOT NULL THEN jsonb_build_object('email', m.email,
 						'merge_fields', m.sent_fields, 'tags', to_jsonb(coalesce(m.sent_tags, '{}'))) END,
-					d.payload, d.weight
+					mailchimp_sync.with_emptied(d.payload, _source.source_id, m), d.weight
 				FROM mailchimp_sync.desired(_audience_id, _source.source_id, _page.keys, _page.values) d
 				LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience_id
 					AND m.email_hash = coalesce((d.weight).member_hash, d.email_hash);

@@ -123,16 +123,20 @@ AS $$
 		SELECT * FROM mailchimp_sync.desired(_audience_id, _source_id, _keys, _values)
 	), stored AS (
 		INSERT INTO mailchimp_sync.contact AS c (audience_id, source_id, contact_key, email, email_hash,
-			state, detail, action, stale_tags, desired_hash, by_hand, changed_at)
+			state, detail, action, stale_tags, desired_hash, by_hand, leave_after, changed_at)
 		SELECT _audience_id, _source_id, d.contact_key, d.email, d.email_hash,
 			d.state, d.detail, d.action, d.stale_tags, d.desired_hash,
 			EXISTS (SELECT FROM mailchimp_sync.hand h WHERE h.audience_id = _audience_id
-				AND h.source_id = _source_id AND h.contact_key = d.contact_key AND h.inside), mailchimp_sync.clock()
+				AND h.source_id = _source_id AND h.contact_key = d.contact_key AND h.inside),
+			CASE WHEN d.action = 'leave' THEN (SELECT q.last_value FROM mailchimp_sync.event_event_id_seq q) END,
+			mailchimp_sync.clock()
 		FROM desired d
 		ON CONFLICT (audience_id, source_id, contact_key) DO UPDATE SET
 			email = excluded.email, email_hash = excluded.email_hash,
 			state = excluded.state, detail = excluded.detail, action = excluded.action,
-			stale_tags = excluded.stale_tags, desired_hash = excluded.desired_hash, by_hand = excluded.by_hand, changed_at = excluded.changed_at,
+			stale_tags = excluded.stale_tags, desired_hash = excluded.desired_hash, by_hand = excluded.by_hand,
+			leave_after = CASE WHEN c.action = excluded.action THEN c.leave_after ELSE excluded.leave_after END,
+			changed_at = excluded.changed_at,
 			version = c.version + 1,
 			-- a rest is for what failed, not for something new
 			attempts = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash

@@ -4,7 +4,25 @@
  * DELETE archives, which is reversible; the policy unsubscribe sends PATCH with
  * that status. It waits for every ghost of its address, else a late push
  * would bring back who has left.
+ *
+ * Somebody's row may go while another one with the address comes, also of another
+ * source, in one transaction (a lead becomes a customer): nobody is to leave for that, since
+ * only an archived member can be brought back. So a leave waits until every event that was
+ * there when it was decided has been read, and until a comparison in which it was
+ * found is through with all sources; those that cannot be read now are not waited for.
  */
+CREATE FUNCTION mailchimp_sync.unread(_audience_id integer, OUT event_id bigint, OUT compare_from timestamptz)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT min(e.event_id), min(x.compare_from)
+	FROM mailchimp_sync.audience_source x
+	JOIN mailchimp_sync.source s USING (source_id)
+	LEFT JOIN LATERAL (SELECT o.event_id FROM mailchimp_sync.event o
+		WHERE o.source_id = s.source_id ORDER BY o.event_id LIMIT 1) AS e ON true
+	WHERE x.audience_id = _audience_id AND mailchimp_sync.source_is_usable(s)
+$$;
+
 CREATE FUNCTION mailchimp_sync.leave_next(_connection text) RETURNS SETOF mailchimp_sync.work
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -45,9 +63,10 @@ CREATE FUNCTION mailchimp_sync.leave_ready(_audience_id integer, _source_id inte
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT c.contact_key FROM mailchimp_sync.contact c
+	SELECT c.contact_key FROM mailchimp_sync.unread(_audience_id) u, mailchimp_sync.contact c
 	WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.queue = 'leave'
 		AND coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
+		AND coalesce(c.leave_after < u.event_id, true) AND coalesce(c.changed_at < u.compare_from, true)
 		AND c.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
 	ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1
 $$;

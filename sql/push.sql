@@ -150,7 +150,8 @@ AS $$
 		WHERE c.audience_id = t.audience_id AND c.member_hash = t.email_hash
 			AND (c.source_id, c.contact_key) <> (t.source_id, t.contact_key)
 	), chosen AS (
-		SELECT c.contact_key, c.email_hash, c.version, c.desired_hash, mailchimp_sync.payload(v.value) AS payload,
+		SELECT c.contact_key, c.email_hash, c.version, c.desired_hash,
+			mailchimp_sync.with_emptied(mailchimp_sync.payload(v.value), _source_id, m) AS payload,
 			m.archived_by_us AND m.status_before = 'subscribed' AS comes_back
 		FROM travelling c
 		JOIN unnest(_values) v ON v.contact_key = c.contact_key
@@ -234,17 +235,17 @@ AS $$
 			WHERE f.inflight_id = _inflight_id) b ON b.ordinality = c.ordinal
 	), seen AS (
 		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id,
-			sent_fields, shown_fields, sent_tags, shown_tags, last_changed, pushed_at, read_at)
+			sent_fields, shown_fields, sent_source_id, sent_tags, shown_tags, last_changed, pushed_at, read_at)
 		-- the batch call shows no status of who is archived
 		SELECT s.audience_id, s.email_hash, w.email, coalesce(w.status, 'archived'), true, w.contact_id,
-			s.member -> 'merge_fields', w.fields::jsonb,
+			s.member -> 'merge_fields', w.fields::jsonb, s.source_id,
 			s.tags,
 			ARRAY(SELECT t ->> 'name' FROM jsonb_array_elements(w.tags::jsonb) t ORDER BY 1),
 			nullif(w.last_changed, '')::timestamptz, mailchimp_sync.clock(), mailchimp_sync.clock()
 		FROM sent s JOIN shown w ON w.hash = s.email_hash
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET email = excluded.email, status = excluded.status,
 			archived_by_us = false, status_before = NULL, ours = true, mailchimp_id = excluded.mailchimp_id,
-			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields,
+			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields, sent_source_id = excluded.sent_source_id,
 			sent_tags = mailchimp_sync.all_tags(m.sent_tags, excluded.sent_tags), shown_tags = excluded.shown_tags,
 			last_changed = excluded.last_changed, pushed_at = excluded.pushed_at, read_at = excluded.read_at
 		RETURNING m.email_hash, m.sent_tags
