@@ -34,9 +34,7 @@ BEGIN
 		UNION ALL
 		SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
 	)
-	SELECT format('%I.%I', n.nspname, t.typname) INTO _type
-	FROM base b JOIN pg_type t ON t.oid = b.type JOIN pg_namespace n ON n.oid = t.typnamespace
-	WHERE t.typtype <> 'd';
+	SELECT format_type(t.oid, -1) INTO _type FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd';
 	UPDATE mailchimp_sync.source s SET key_type = _type
 	WHERE s.source_id = _source_id AND to_regtype(s.key_type) IS DISTINCT FROM to_regtype(_type) AND _type IS NOT NULL;
 	RETURN FOUND;
