@@ -165,8 +165,10 @@ AS $$
 			last_failed_at = excluded.last_failed_at, next_attempt_at = NULL
 	), healed AS (
 		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)
-		WHERE f.work IN ('push', 'tag') AND f.audience_id = _audience_id AND f.source_id = _source_id
+		WHERE f.work IN ('push', 'tag', 'rename', 'leave') AND f.audience_id = _audience_id AND f.source_id = _source_id
 			AND f.contact_key = d.contact_key AND d.state NOT IN ('refused', 'pending')
+			-- who opted out and cannot be told of at Mailchimp (carry.sql)
+			AND (f.work <> 'leave' OR d.state <> 'opted_out')
 	), untold AS (
 		-- who opted out before the audience had such a contact may be a member of its list
 		UPDATE mailchimp_sync.opt_out o SET carried_at = NULL

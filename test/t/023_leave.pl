@@ -133,6 +133,14 @@ $crm->run;
 $crm->later(10), $crm->run if $crm->shown('c14@crm.test') !~ /^archived/;
 is($crm->shown('c14@crm.test'), 'archived|F14|g2', 'a leave that is refused is tried again');
 is($crm->rita("SELECT count(*) FROM mc_failure WHERE work = 'leave'"), 0, 'and its failure goes');
+$fault = $sim->fault(method => 'DELETE', path => '/members/', times => 100, fault => { type => 'status', status => 400, json => JSON::PP::true });
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 16');
+$crm->max('CALL mc_run()');
+is($crm->rita("SELECT count(*) FROM mc_failure WHERE work = 'leave' AND contact_key = '16'"), 1, 'one that is refused again and again is a failure');
+$crm->ann('UPDATE crm.candidate SET active = true WHERE id = 16');
+$crm->run;
+is($crm->state(16) . ' ' . $crm->failure(16), 'in_sync| ', 'until the contact is wanted again');
+$sim->delete("/_sim/faults/$fault");
 
 # -----------------------------------------------------------------------------------------------------------------
 # While a request is under way

@@ -151,6 +151,11 @@ like($crm->failure(19), qr/^rename\|fake19\@crm\.test\|Invalid Resource\|.*looks
 change(set_address(19, 'fine19@crm.test'));
 $crm->run;
 is(who('fine19@crm.test') . ' ' . $crm->state(19) . ' ' . $crm->failure(19), 'c19@crm.test|subscribed|F19 in_sync| ', 'the next one works');
+change(set_address(19, 'fake19b@crm.test'));
+$crm->run;
+change(set_address(19, 'fine19@crm.test'));
+$crm->run;
+is($crm->state(19) . ' ' . $crm->failure(19), 'in_sync| ', 'and so does the former one, of which nothing has failed then');
 $crm->requests;
 
 # -----------------------------------------------------------------------------------------------------------------
