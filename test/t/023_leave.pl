@@ -124,6 +124,10 @@ $crm->ann("UPDATE crm.candidate SET active = false WHERE id IN (12, 13)");
 $crm->run;
 is($crm->status =~ /pending/ ? 'pending' : 'done', 'done', '404 and 405: there is nothing left to do');
 is($crm->rita("SELECT count(*) FROM mc_failure WHERE work = 'leave'"), 0, 'and no failure');
+$crm->ann('UPDATE crm.candidate SET active = true WHERE id = 13');
+$crm->run;
+is($crm->shown('c13@crm.test') =~ s/\|.*//r . ' ' . $crm->state(13), 'archived inactive|archived at Mailchimp',
+	'D10: whom somebody had archived there before us does not come back by our rule');
 $sim->post('/_sim/config', { delete_archived => 'ok' });
 
 # Mailchimp says no: its words, and later again.
