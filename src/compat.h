@@ -158,6 +158,11 @@ mc_next_own_lock(int partition, PROCLOCK *lock)
 #endif
 }
 
+/* 18 has generated columns without a stored value */
+#if PG_VERSION_NUM < 180000
+#define ATTRIBUTE_GENERATED_VIRTUAL 'v'
+#endif
+
 /* 17 can ask for this mode or a stronger one */
 #if PG_VERSION_NUM < 170000
 #define LockHeldByMe(tag, mode, or_stronger) LockHeldByMe(tag, mode)

@@ -24,7 +24,6 @@
 
 #include "access/table.h"
 #include "access/xact.h"
-#include "catalog/namespace.h"
 #include "commands/sequence.h"
 #include "executor/executor.h"
 #include "miscadmin.h"
@@ -160,13 +159,13 @@ insert_rows(Relation relation, Oid sequence, int32 source_id, int32 relation_id,
 }
 
 /*
- * A schema that somebody renamed has no table of events under its name, and
- * must not make the write fail that we note; the comparison is there for that.
+ * The schema is that of the trigger's function and not one that has its name: where ours was
+ * renamed, that one is somebody else's, and so is what it calls a table of events.
+ * A table that is missing must not make the write fail that we note.
  */
 void
-mc_store_events(int32 source_id, int32 relation_id, const McEventRow *rows, int nrows)
+mc_store_events(Oid schema, int32 source_id, int32 relation_id, const McEventRow *rows, int nrows)
 {
-	Oid schema = get_namespace_oid(MC_SCHEMA, true);
 	Oid table = get_relname_relid(EVENT_TABLE, schema);
 	Oid sequence = get_relname_relid(EVENT_SEQUENCE, schema);
 	Relation relation;

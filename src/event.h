@@ -17,6 +17,7 @@ typedef struct McEventRow
 	const char *new_row;
 } McEventRow;
 
-extern void mc_store_events(int32 source_id, int32 relation_id, const McEventRow *rows, int nrows);
+extern void
+mc_store_events(Oid schema, int32 source_id, int32 relation_id, const McEventRow *rows, int nrows);
 
 #endif /* MC_EVENT_H */

@@ -29,6 +29,7 @@
 
 #include "access/detoast.h"
 #include "catalog/dependency.h"
+#include "catalog/pg_attribute.h"
 #include "catalog/pg_extension.h"
 #include "catalog/pg_trigger.h"
 #include "catalog/pg_type.h"
@@ -78,6 +79,7 @@ typedef struct StoredColumn
 /* The trigger's arguments against the table as it is now */
 typedef struct Mapping
 {
+	Oid schema; /* where this function is, and the events */
 	int32 source_id;
 	int32 relation_id;
 	TupleDesc desc;
@@ -198,7 +200,7 @@ store_unnamed(const Mapping *mapping)
 {
 	McEventRow nothing = {0};
 
-	mc_store_events(mapping->source_id, mapping->relation_id, &nothing, 1);
+	mc_store_events(mapping->schema, mapping->source_id, mapping->relation_id, &nothing, 1);
 }
 
 /*
@@ -228,6 +230,17 @@ pin_output(void)
 
 /* ---- the arguments, against the table as it is now ---- */
 
+pg_noreturn static void raise_protocol(void);
+
+static void
+raise_protocol(void)
+{
+	ereport(ERROR,
+			(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
+			 errmsg("note_change() is for the triggers that mc_add_source and mc_watch make")));
+}
+
+/* A virtual column has no value in a row; it counts as one that is gone */
 static AttrNumber
 find_column(TupleDesc desc, const char *name)
 {
@@ -235,7 +248,8 @@ find_column(TupleDesc desc, const char *name)
 	{
 		const FormData_pg_attribute *attribute = TupleDescAttr(desc, i);
 
-		if (!attribute->attisdropped && strcmp(NameStr(attribute->attname), name) == 0)
+		if (!attribute->attisdropped && attribute->attgenerated != ATTRIBUTE_GENERATED_VIRTUAL &&
+			strcmp(NameStr(attribute->attname), name) == 0)
 			return attribute->attnum;
 	}
 	return InvalidAttrNumber;
@@ -285,17 +299,23 @@ find_compared(Mapping *mapping, int n, char **names)
 
 /* All that it has is in the current memory context, but for the table's and trigger's own */
 static Mapping *
-find_mapping(const TriggerData *trigger)
+find_mapping(FunctionCallInfo fcinfo)
 {
+	const TriggerData *trigger = (TriggerData *) fcinfo->context;
 	char **arguments = trigger->tg_trigger->tgargs;
 	Mapping *mapping = palloc0(sizeof(Mapping));
+	int nmapped = pg_strtoint32(arguments[ARG_MAPPED]);
 
+	mapping->schema = get_func_namespace(fcinfo->flinfo->fn_oid);
 	mapping->source_id = pg_strtoint32(arguments[ARG_SOURCE_ID]);
 	mapping->relation_id = pg_strtoint32(arguments[ARG_RELATION_ID]);
 	mapping->desc = RelationGetDescr(trigger->tg_relation);
 	mapping->nstored = pg_strtoint32(arguments[ARG_STORED]);
+	if (mapping->nstored < 0 ||
+		trigger->tg_trigger->tgnargs != (int64) ARG_NAMES + mapping->nstored + Max(nmapped, 0))
+		raise_protocol();
 	find_stored(mapping, arguments + ARG_NAMES);
-	find_compared(mapping, pg_strtoint32(arguments[ARG_MAPPED]), arguments + ARG_NAMES);
+	find_compared(mapping, nmapped, arguments + ARG_NAMES);
 	return mapping;
 }
 
@@ -312,7 +332,7 @@ kept_mapping(FunctionCallInfo fcinfo)
 	if (function->fn_extra == NULL)
 	{
 		context = MemoryContextSwitchTo(function->fn_mcxt);
-		function->fn_extra = find_mapping((TriggerData *) fcinfo->context);
+		function->fn_extra = find_mapping(fcinfo);
 		MemoryContextSwitchTo(context);
 	}
 	return function->fn_extra;
@@ -385,7 +405,8 @@ flush_rows(Note *note)
 	if (note->nrows == 0)
 		return;
 	context = MemoryContextSwitchTo(note->chunk);
-	mc_store_events(note->mapping->source_id, note->mapping->relation_id, note->rows, note->nrows);
+	mc_store_events(note->mapping->schema, note->mapping->source_id, note->mapping->relation_id,
+					note->rows, note->nrows);
 	MemoryContextSwitchTo(context);
 	MemoryContextReset(note->chunk);
 	note->nrows = 0;
@@ -424,6 +445,7 @@ open_rows(Note *note, Tuplestorestate *rows, int *pointer)
 static bool
 next_row(Tuplestorestate *rows, int pointer, TupleTableSlot *slot)
 {
+	CHECK_FOR_INTERRUPTS();
 	tuplestore_select_read_pointer(rows, pointer);
 	return tuplestore_gettupleslot(rows, true, false, slot);
 }
@@ -478,8 +500,9 @@ note_tables(Note *note, Tuplestorestate *old_rows, int64 nold, Tuplestorestate *
 }
 
 static void
-note_statement(const TriggerData *trigger)
+note_statement(FunctionCallInfo fcinfo)
 {
+	const TriggerData *trigger = (TriggerData *) fcinfo->context;
 	Tuplestorestate *old_rows = trigger->tg_oldtable;
 	Tuplestorestate *new_rows = trigger->tg_newtable;
 	int64 nold = old_rows ? tuplestore_tuple_count(old_rows) : 0;
@@ -489,7 +512,7 @@ note_statement(const TriggerData *trigger)
 
 	if (nold + nnew == 0 && !TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event))
 		return;
-	note.mapping = find_mapping(trigger);
+	note.mapping = find_mapping(fcinfo);
 	note.unnamed = note.mapping->unstorable || TRIGGER_FIRED_BY_TRUNCATE(trigger->tg_event);
 	note.chunk = AllocSetContextCreate(CurrentMemoryContext, "events", ALLOCSET_DEFAULT_SIZES);
 	note.rows = palloc(sizeof(McEventRow) * Min(CHUNK_ROWS, nold + nnew));
@@ -524,7 +547,7 @@ note_row(const TriggerData *trigger, Mapping *mapping)
 	}
 	nest_level = pin_output();
 	if (make_event(mapping, old_slot, new_slot, &row))
-		mc_store_events(mapping->source_id, mapping->relation_id, &row, 1);
+		mc_store_events(mapping->schema, mapping->source_id, mapping->relation_id, &row, 1);
 	else if (!mapping->told)
 	{
 		store_unnamed(mapping);
@@ -542,9 +565,7 @@ check_call(FunctionCallInfo fcinfo)
 
 	if (!CALLED_AS_TRIGGER(fcinfo) || !TRIGGER_FIRED_AFTER(trigger->tg_event) ||
 		trigger->tg_trigger->tgnargs < ARG_NAMES)
-		ereport(ERROR,
-				(errcode(ERRCODE_E_R_I_E_TRIGGER_PROTOCOL_VIOLATED),
-				 errmsg("note_change() is for the triggers that mc_add_source and mc_watch make")));
+		raise_protocol();
 }
 
 Datum
@@ -554,7 +575,7 @@ mc_note_change(PG_FUNCTION_ARGS)
 	if (TRIGGER_FIRED_FOR_ROW(((TriggerData *) fcinfo->context)->tg_event))
 		note_row((TriggerData *) fcinfo->context, kept_mapping(fcinfo));
 	else
-		note_statement((TriggerData *) fcinfo->context);
+		note_statement(fcinfo);
 	return PointerGetDatum(NULL);
 }
 

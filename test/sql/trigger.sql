@@ -194,6 +194,21 @@ BEGIN;
 ALTER SCHEMA mailchimp_sync RENAME TO elsewhere;
 INSERT INTO crm.person VALUES (1, 'nl', 1970, 'a');
 ROLLBACK;
+-- nor is another one with its name, whose event is something else
+BEGIN;
+ALTER SCHEMA mailchimp_sync RENAME TO elsewhere;
+CREATE SCHEMA mailchimp_sync
+	CREATE VIEW event AS SELECT 1 AS source_id
+	CREATE SEQUENCE event_event_id_seq;
+INSERT INTO crm.person VALUES (1, 'nl', 1970, 'a');
+SELECT new_row FROM elsewhere.event WHERE new_row IS NOT NULL;
+ROLLBACK;
+-- arguments that do not fit together
+BEGIN;
+CREATE TRIGGER wrong AFTER INSERT ON crm.person FOR EACH ROW
+	EXECUTE FUNCTION mailchimp_sync.note_change('1', '1', '3', '-1', 'id');
+INSERT INTO crm.person VALUES (1, 'nl', 1970, 'a');
+ROLLBACK;
 
 DROP SERVER regress_trigger;
 DROP EXTENSION mailchimp_sync;
