@@ -8,7 +8,7 @@
  *
  * The same way, the other direction: who left the group with confirm => true is set to pending
  * where Mailchimp has them as unsubscribed, which makes Mailchimp ask them by
- * mail. That one waits for ghosts.
+ * mail. That one waits for ghosts. Whom Mailchimp does not have yet is subscribed as pending (push.sql).
  */
 
 -- where Mailchimp is still to be told; wanted: the status there. The addresses of a member of the group: as they were then, and as they are now
@@ -63,25 +63,43 @@ WHERE NOT t.paused AND NOT EXISTS (SELECT FROM mailchimp_sync.busy b
 
 /*
  * What has come to its end. The oldest ones only: many may wait, and whoever stands behind
- * them comes to the front.
+ * them comes to the front. Who opted out while they were in the archive do not come back from it
+ * by leaving the group. A confirmation waits for contacts that have still to be pushed.
  */
 CREATE FUNCTION mailchimp_sync.carry_end() RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE mailchimp_sync.opt_out o SET carried_at = mailchimp_sync.clock(), next_attempt_at = NULL
-	WHERE o.opt_out_id = ANY (ARRAY(
+	WITH ended AS (
+		UPDATE mailchimp_sync.opt_out o SET carried_at = mailchimp_sync.clock(), next_attempt_at = NULL
+		WHERE o.opt_out_id = ANY (ARRAY(
 		SELECT u.opt_out_id FROM (SELECT w.opt_out_id FROM mailchimp_sync.opt_out w
 			WHERE w.carried_at IS NULL ORDER BY w.opt_out_id LIMIT 500) w
 		JOIN mailchimp_sync.opt_out u USING (opt_out_id)
 		-- OFFSET: looked at one by one, a join would look at all that wait
 		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.carry_target t
 			WHERE t.phase = 'unsubscribe' AND t.id = u.opt_out_id OFFSET 0)
-		FOR UPDATE OF u SKIP LOCKED));
+		FOR UPDATE OF u SKIP LOCKED))
+		RETURNING o.*
+	)
+	UPDATE mailchimp_sync.member m SET archived_by_us = false
+	FROM ended e
+	CROSS JOIN mailchimp_sync.audience a
+	CROSS JOIN LATERAL (
+		SELECT e.email_hash
+		UNION
+		SELECT c.email_hash FROM mailchimp_sync.contact c
+		WHERE c.audience_id = a.audience_id AND c.source_id = e.source_id AND c.contact_key = e.contact_key) AS h
+	WHERE m.audience_id = a.audience_id AND m.email_hash = h.email_hash AND m.archived_by_us;
+
 	DELETE FROM mailchimp_sync.confirmation f
 	WHERE f.confirmation_id IN (SELECT u.confirmation_id FROM mailchimp_sync.confirmation u
 		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.carry_target t
-			WHERE t.phase = 'confirm' AND t.id = u.confirmation_id)
+				WHERE t.phase = 'confirm' AND t.id = u.confirmation_id)
+			AND (EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = u.email_hash)
+				OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a
+					JOIN mailchimp_sync.contact c USING (audience_id)
+					WHERE c.email_hash = u.email_hash AND (c.action = 'subscribe' OR c.state IN ('opted_out', 'refused'))))
 		FOR UPDATE OF u SKIP LOCKED)
 $$;
 

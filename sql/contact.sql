@@ -22,6 +22,7 @@ CREATE TABLE mailchimp_sync.contact (
 	-- the address under which a request of ours may have brought it to
 	-- Mailchimp; null: it is not there by us
 	member_hash		text COLLATE "C",
+	left_hash		text COLLATE "C",	-- the address under which it left; null: it is there, or never was
 	taken_hash		text COLLATE "C",	-- an address to which Mailchimp refused to move it: the list has that already
 	aside_email		text,				-- it may be at Mailchimp under this one instead: no answer has come (rename.sql)
 	desired_hash	bytea,				-- of what we want there
@@ -35,7 +36,7 @@ CREATE TABLE mailchimp_sync.contact (
 	leave_after		bigint,				-- with action leave: waits until no event up to this one is unread (leave.sql)
 	version			bigint NOT NULL DEFAULT 1,	-- counts changes of what we want
 	attempts		integer NOT NULL DEFAULT 0,
-	next_attempt_at	timestamptz,		-- rests until then
+	next_attempt_at	timestamptz,		-- rests until then; infinity: until its status was read (read.sql)
 	-- a whole request with it was refused: it travels with at most so many others,
 	-- halved each time, until the one to blame is alone
 	batch_limit		integer,
@@ -44,6 +45,7 @@ CREATE TABLE mailchimp_sync.contact (
 );
 CREATE INDEX contact_email_hash ON mailchimp_sync.contact (audience_id, email_hash);
 CREATE INDEX contact_member_hash ON mailchimp_sync.contact (audience_id, member_hash) WHERE member_hash IS NOT NULL;
+CREATE INDEX contact_left_hash ON mailchimp_sync.contact (audience_id, left_hash) WHERE left_hash IS NOT NULL;
 CREATE INDEX contact_aside ON mailchimp_sync.contact (audience_id) WHERE aside_email IS NOT NULL;
 CREATE INDEX contact_source ON mailchimp_sync.contact (source_id, contact_key);
 -- the queues, in the order in which the engine takes from them

@@ -29,8 +29,7 @@ $$;
 
 /*
  * Who owns an address that several contacts have (D13): the first by the order
- * of the sources in the audience, then by key; whole numbers in their own order. The keys of
- * rows that are gone may be of a type that the key had before.
+ * of the sources in the audience, then by key; whole numbers in their own order.
  */
 CREATE FUNCTION mailchimp_sync.precedence(_position integer, _key_type text, _contact_key text)
 RETURNS text
@@ -38,7 +37,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT lpad(_position::text, 10, '0') || ' '
-		|| CASE WHEN _key_type IN ('smallint', 'integer', 'bigint') AND _contact_key ~ '^-?[0-9]{1,19}$'
+		|| CASE WHEN _key_type IN ('smallint', 'integer', 'bigint')
 			THEN lpad((_contact_key::numeric + 9223372036854775808)::text, 20, '0') ELSE _contact_key END
 $$;
 
@@ -164,7 +163,7 @@ WITH audience AS MATERIALIZED (
 ), claim AS MATERIALIZED (
 	SELECT w.*, c.contact_key IS NOT NULL AS is_known, c.email AS old_email, c.email_hash AS old_email_hash,
 		c.state AS old_state, c.detail AS old_detail, c.desired_hash AS old_desired_hash,
-		c.member_hash, c.taken_hash, c.aside_email, c.sent_hash, c.refused_hash,
+		c.member_hash, c.left_hash, c.taken_hash, c.aside_email, c.sent_hash, c.refused_hash,
 		CASE WHEN w.error_state IS NULL THEN w.email_hash ELSE c.email_hash END AS own_hash,
 		CASE WHEN w.error_state IS NULL THEN w.obstacle IS NULL ELSE c.desired_hash IS NOT NULL END AS claims
 	FROM wish w
@@ -212,9 +211,12 @@ WITH audience AS MATERIALIZED (
 ), hashed AS MATERIALIZED (	-- else the hash would be computed wherever it is looked at
 	SELECT k.*, mailchimp_sync.payload_hash(k.payload) AS desired_hash,
 		-- Mailchimp's word on the contact under its former address goes with it (D10)
-		CASE WHEN k.is_taken THEN (SELECT m.status FROM mailchimp_sync.member m
-			WHERE m.audience_id = _audience_id AND m.email_hash = k.member_hash
-				AND m.status IN ('unsubscribed', 'cleaned', 'archived') AND NOT m.archived_by_us) END AS former_status,
+		CASE WHEN k.is_taken OR k.member_hash IS NULL AND k.left_hash <> k.email_hash THEN (
+			SELECT v.status FROM mailchimp_sync.member m
+			CROSS JOIN LATERAL (SELECT CASE WHEN m.archived_by_us THEN m.status_before ELSE m.status END) AS v(status)
+			WHERE m.audience_id = _audience_id AND m.email_hash = coalesce(k.member_hash, k.left_hash)
+				AND (v.status IN ('unsubscribed', 'cleaned', 'archived')
+					OR k.member_hash IS NULL AND v.status IN ('pending', 'transactional'))) END AS former_status,
 		-- is the address under which we brought it there still ours to take away?
 		k.member_hash IS NOT NULL AND a.on_leave <> 'keep' AND k.error_state IS NULL
 			AND coalesce(k.member_hash = ANY (a.allowed), true)

@@ -119,6 +119,14 @@ BEGIN
 END
 $$;
 
+-- is what was read of the members of an audience new enough to act upon?
+CREATE FUNCTION mailchimp_sync.is_read(_audience mailchimp_sync.audience) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(_audience.read_at > mailchimp_sync.clock() - interval '1 minute', false)
+$$;
+
 /*
  * The request for those of the keys that are still to be sent; somebody whose update turned out to be a new
  * subscription stays behind where there is no room for it. From here on
@@ -126,7 +134,8 @@ $$;
  * contact that leaves is looked for there. Nobody knows what is there until the
  * answer has come, so sent_hash says nothing: who goes back to the old value
  * meanwhile has to be sent again. Whoever had the address before has it no more
- * (D13).
+ * (D13). Whoever comes back after having left rests until what became of the member was read
+ * (read.sql). Whoever is to confirm that (mc_opt_in) is asked.
  */
 CREATE FUNCTION mailchimp_sync.push_work(_audience mailchimp_sync.audience, _source_id integer, _keys text[],
 	_values mailchimp_sync.evaluated[], _room bigint)
@@ -139,10 +148,19 @@ AS $$
 		WHERE c.audience_id = _audience.audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
 			AND c.queue = 'subscribe'
 		ORDER BY c.contact_key OFFSET _room
+	), unread AS (
+		UPDATE mailchimp_sync.contact c SET next_attempt_at = 'infinity'
+		FROM mailchimp_sync.member m
+		WHERE c.audience_id = _audience.audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
+			AND c.action = 'subscribe' AND m.audience_id = c.audience_id AND m.email_hash IN (c.email_hash, c.left_hash)
+			AND m.archived_by_us AND m.status_before = 'subscribed'
+			AND (mailchimp_sync.is_read(_audience) AND c.changed_at < _audience.read_mark) IS NOT TRUE
+		RETURNING c.contact_key
 	), travelling AS (
-		UPDATE mailchimp_sync.contact c SET member_hash = c.email_hash, sent_hash = NULL
+		UPDATE mailchimp_sync.contact c SET member_hash = c.email_hash, left_hash = NULL, sent_hash = NULL
 		WHERE c.audience_id = _audience.audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
 			AND c.action IN ('subscribe', 'update') AND c.contact_key NOT IN (SELECT b.contact_key FROM behind b)
+			AND c.contact_key NOT IN (SELECT u.contact_key FROM unread u)
 		RETURNING c.*
 	), former AS (
 		UPDATE mailchimp_sync.contact c SET member_hash = NULL, sent_hash = NULL
@@ -152,7 +170,8 @@ AS $$
 	), chosen AS (
 		SELECT c.contact_key, c.email_hash, c.version, c.desired_hash,
 			mailchimp_sync.with_emptied(mailchimp_sync.payload(v.value), _source_id, m) AS payload,
-			m.archived_by_us AND m.status_before = 'subscribed' AS comes_back
+			m.archived_by_us AND m.status_before = 'subscribed' AS comes_back,
+			EXISTS (SELECT FROM mailchimp_sync.confirmation f WHERE f.email_hash = c.email_hash) AS confirms
 		FROM travelling c
 		JOIN unnest(_values) v ON v.contact_key = c.contact_key
 		LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience.audience_id AND m.email_hash = c.email_hash
@@ -162,7 +181,7 @@ AS $$
 		jsonb_build_object('update_existing', true, 'members', jsonb_agg(jsonb_build_object(
 			'email_address', c.payload -> 'email',
 			CASE WHEN c.comes_back THEN 'status' ELSE 'status_if_new' END,
-			CASE WHEN c.comes_back IS NOT TRUE AND (_audience.double_opt_in OR coalesce(l.double_optin, false))
+			CASE WHEN c.comes_back IS NOT TRUE AND (_audience.double_opt_in OR coalesce(l.double_optin, false) OR c.confirms)
 				THEN 'pending' ELSE 'subscribed' END,
 			'merge_fields', c.payload -> 'merge_fields', 'tags', c.payload -> 'tags') ORDER BY c.contact_key))::text,
 		true, _audience.audience_id, NULL, 'members',

@@ -7,21 +7,67 @@
  * anew; who unsubscribed joins the opt-out group where the audience says so (D11).
  * Members that neither we nor a contact of the audience know are left alone (D15, R79).
  *
- * The window ends at the last second that is over and the next one begins well before that: a row that moves
+ * The next window begins well before the end of the last one: a row that moves
  * while the pages are read, a clock that differs from ours, and rows left out
  * because a request of ours was under way are read once more.
+ *
+ * Archiving hides what a member was: who has unsubscribed, was cleaned, or archived by somebody else is
+ * not to be told apart afterwards from who was subscribed until we archived it, and would be subscribed when it
+ * comes back. So whoever is to leave, and whoever comes back from the archive, rests (contact.next_attempt_at is
+ * infinity) until a read that began after that was decided has come to its end, a minute ago at most.
  */
 
 -- a read under way; not dumped, it begins anew after a restore
 CREATE TABLE mailchimp_sync.reading (
 	audience_id		integer PRIMARY KEY,
 	since			timestamptz NOT NULL,
-	before			timestamptz NOT NULL,
+	begun_at		timestamptz NOT NULL,
 	archived		boolean NOT NULL DEFAULT false,		-- the second walk
 	page_offset		bigint NOT NULL DEFAULT 0,
 	failures		integer NOT NULL DEFAULT 0,
 	next_attempt_at	timestamptz
 );
+
+-- contacts that rest until the statuses are read; what is under way to their addresses would leave them out
+CREATE FUNCTION mailchimp_sync.resting_unread(_audience_id integer, _limit integer) RETURNS SETOF mailchimp_sync.contact
+LANGUAGE sql STABLE ROWS 100
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT c.* FROM mailchimp_sync.audience_source x
+	CROSS JOIN (VALUES ('leave'), ('subscribe'), ('push')) AS q(queue)
+	CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.queue = q.queue AND o.source_id = x.source_id
+			AND coalesce(o.next_attempt_at, '-infinity') = 'infinity'
+			AND coalesce(o.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id), true)
+			AND coalesce(o.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id), true)
+		LIMIT _limit) AS c
+	WHERE x.audience_id = _audience_id
+$$;
+
+-- a step of the engine: who could leave for a while already, and has not, is read once more
+CREATE FUNCTION mailchimp_sync.reread() RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE mailchimp_sync.contact c SET next_attempt_at = 'infinity'
+	FROM mailchimp_sync.audience a
+	JOIN mailchimp_sync.audience_source x USING (audience_id)
+	CROSS JOIN LATERAL (SELECT o.contact_key FROM mailchimp_sync.contact o
+		WHERE o.audience_id = a.audience_id AND o.queue = 'leave' AND o.source_id = x.source_id
+			AND coalesce(o.next_attempt_at, '-infinity') <= mailchimp_sync.clock() OFFSET 0) AS l
+	WHERE NOT mailchimp_sync.is_read(a) AND NOT mailchimp_sync.guard_holds(a.audience_id, 'leave')
+		AND c.audience_id = a.audience_id AND c.source_id = x.source_id AND c.contact_key = l.contact_key;
+	RETURN 0;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.reread_due() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT NULL::timestamptz
+$$;
 
 CREATE VIEW mailchimp_sync.read_ready AS
 SELECT a.connection, a.audience_id, a.list_id, greatest(a.next_attempt_at, CASE
@@ -29,6 +75,7 @@ SELECT a.connection, a.audience_id, a.list_id, greatest(a.next_attempt_at, CASE
 		-- a copy has to know who has left meanwhile before it sends anything
 		WHEN a.read_at IS NULL AND a.active_since < (SELECT h.stamped_at FROM mailchimp_sync.home h)
 			THEN mailchimp_sync.clock()
+		WHEN EXISTS (SELECT FROM mailchimp_sync.resting_unread(a.audience_id, 1)) THEN mailchimp_sync.clock()
 		ELSE coalesce(a.read_at, a.active_since) + a.read_every END) AS at
 FROM mailchimp_sync.audience a
 LEFT JOIN mailchimp_sync.reading r USING (audience_id)
@@ -49,16 +96,15 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
-	INSERT INTO mailchimp_sync.reading (audience_id, since, before)
-	SELECT a.audience_id, coalesce(a.read_mark, a.active_since) - interval '10 minutes',
-		date_trunc('second', mailchimp_sync.clock()) - interval '1 second'
+	INSERT INTO mailchimp_sync.reading (audience_id, since, begun_at)
+	SELECT a.audience_id, coalesce(a.read_mark, a.active_since) - interval '10 minutes', mailchimp_sync.clock()
 	FROM mailchimp_sync.audience a WHERE a.audience_id = _ready.audience_id
 	ON CONFLICT DO NOTHING;
 	RETURN QUERY
-	SELECT _connection, 'GET', format('/lists/%s/members?since_last_changed=%s&before_last_changed=%s%s&sort_field=last_changed'
+	SELECT _connection, 'GET', format('/lists/%s/members?since_last_changed=%s%s&sort_field=last_changed'
 			'&sort_dir=ASC&count=%s&offset=%s&fields=members.id,members.email_address,members.status,members.contact_id,'
 			'members.unsubscribe_reason,members.last_changed', _ready.list_id, mailchimp_sync.query_instant(r.since),
-			mailchimp_sync.query_instant(r.before), CASE WHEN r.archived THEN '&status=archived' END,
+			CASE WHEN r.archived THEN '&status=archived' END,
 			mailchimp_sync.page_size(), r.page_offset),
 		NULL::text, false, r.audience_id, NULL::bigint, 'members', NULL::integer[], NULL::text[], NULL::text[],
 		NULL::bigint[], NULL::bytea[]
@@ -170,16 +216,25 @@ BEGIN
 	FROM mailchimp_sync.store_statuses(_audience_id, _asked_at, _ids, _emails, _statuses, _contact_ids, _reasons,
 		_last_changed) s;
 	IF _hashes IS NOT NULL THEN
-		-- contacts that were not pushed yet, too
-		PERFORM mailchimp_sync.opt_out_add(c.source_id, c.contact_key, c.email, 'mailchimp', u.reason, 'Mailchimp')
+		-- contacts that were not pushed yet, too, and those that left and have another address by now
+		PERFORM mailchimp_sync.opt_out_add(c.source_id, c.contact_key, m.email, 'mailchimp', u.reason, 'Mailchimp')
 		FROM unnest(_hashes, _news, _why) AS u(hash, status, reason)
 		JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id AND a.on_unsubscribe = 'opt_out'
-		JOIN mailchimp_sync.contact c ON c.audience_id = _audience_id AND c.email_hash = u.hash AND c.state <> 'conflict'
+		JOIN mailchimp_sync.member m ON m.audience_id = _audience_id AND m.email_hash = u.hash
+		JOIN LATERAL (
+			SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
+			WHERE o.audience_id = _audience_id AND o.email_hash = u.hash AND o.state <> 'conflict'
+			UNION
+			SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
+			WHERE o.audience_id = _audience_id AND o.left_hash = u.hash) AS c ON true
 		WHERE u.status = 'unsubscribed' AND NOT mailchimp_sync.is_opted_out(c.source_id, c.contact_key, NULL);
 		PERFORM mailchimp_sync.members_seen(_audience_id, _hashes, _news);
 		INSERT INTO mailchimp_sync.event (source_id, contact_key)
 		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
-		WHERE c.audience_id = _audience_id AND c.email_hash = ANY (_hashes);
+		WHERE c.audience_id = _audience_id AND c.email_hash = ANY (_hashes)
+		UNION
+		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _audience_id AND c.left_hash = ANY (_hashes);
 	END IF;
 	PERFORM mailchimp_sync.read_page_done(_audience_id, cardinality(_ids));
 END
@@ -196,8 +251,12 @@ DECLARE
 BEGIN
 	SELECT * INTO _r FROM mailchimp_sync.reading r WHERE r.audience_id = _audience_id;
 	IF _r.archived AND NOT _full THEN
-		UPDATE mailchimp_sync.audience SET read_at = mailchimp_sync.clock(), read_mark = _r.before
+		UPDATE mailchimp_sync.audience SET read_at = mailchimp_sync.clock(), read_mark = _r.begun_at
 		WHERE audience_id = _audience_id;
+		UPDATE mailchimp_sync.contact c SET next_attempt_at = NULL
+		FROM mailchimp_sync.resting_unread(_audience_id, NULL) u
+		WHERE c.audience_id = _audience_id AND c.source_id = u.source_id AND c.contact_key = u.contact_key
+			AND c.changed_at < _r.begun_at;
 		DELETE FROM mailchimp_sync.reading WHERE audience_id = _audience_id;
 		DELETE FROM mailchimp_sync.failure f WHERE f.work = 'pull' AND f.audience_id = _audience_id AND f.contact_key = '';
 		PERFORM mailchimp_sync.audience_works(_audience_id);

@@ -56,8 +56,8 @@ static const McKind *const kinds[] = {
  * Steps in the database alone: STEP() does a bit and returns how much, STEP_due()
  * says when there is more. Each has an error boundary and rests after an error.
  */
-static const char *const steps[] = {"end_ghosts", "fold",		   "compare",
-									"guard",	  "campaign_step", "erase_clean"};
+static const char *const steps[] = {"end_ghosts", "fold",		   "compare",	 "guard",
+									"reread",	  "campaign_step", "erase_clean"};
 
 /* A kind that could not prepare its work for a connection, which will hardly be better at once */
 typedef struct Rest
@@ -110,6 +110,8 @@ begin(McEngine *engine)
 	mc_become_owner(&engine->caller);
 	/* mc_run: what names and operators mean to the owner is not for its caller to say */
 	set_locally("search_path", "pg_catalog, pg_temp");
+	/* compiling a query takes longer than any of ours should */
+	set_locally("jit", "off");
 	/* whoever keeps a row of ours locked shall not halt the rest of the work */
 	set_locally("lock_timeout", LOCK_WAIT);
 }
