@@ -414,6 +414,8 @@ AS $$
 DECLARE
 	_id	integer := mailchimp_sync.audience_id(_audience);
 BEGIN
+	-- a comparison locks it first, too
+	PERFORM FROM mailchimp_sync.audience WHERE audience_id = _id FOR UPDATE;
 	DELETE FROM mailchimp_sync.contact WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.member WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.tag WHERE audience_id = _id;

@@ -29,7 +29,8 @@ $$;
 
 /*
  * Who owns an address that several contacts have (D13): the first by the order
- * of the sources in the audience, then by key; whole numbers in their own order.
+ * of the sources in the audience, then by key; whole numbers in their own order. The keys of
+ * rows that are gone may be of a type that the key had before.
  */
 CREATE FUNCTION mailchimp_sync.precedence(_position integer, _key_type text, _contact_key text)
 RETURNS text
@@ -37,7 +38,7 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT lpad(_position::text, 10, '0') || ' '
-		|| CASE WHEN _key_type IN ('smallint', 'integer', 'bigint')
+		|| CASE WHEN _key_type IN ('smallint', 'integer', 'bigint') AND _contact_key ~ '^-?[0-9]{1,19}$'
 			THEN lpad((_contact_key::numeric + 9223372036854775808)::text, 20, '0') ELSE _contact_key END
 $$;
 

@@ -152,6 +152,11 @@ DECLARE
 BEGIN
 	DELETE FROM mailchimp_sync.inflight f WHERE NOT f.writes;
 	PERFORM mailchimp_sync.tags_put(f.inflight_id) FROM mailchimp_sync.inflight f WHERE f.doubt_at IS NULL;
+	-- a member that is archived when it is tried again was archived by us
+	UPDATE mailchimp_sync.contact c SET attempts = greatest(c.attempts, 1)
+	FROM mailchimp_sync.inflight f CROSS JOIN LATERAL mailchimp_sync.carried(f.inflight_id) s
+	WHERE f.kind = 'leave' AND f.doubt_at IS NULL
+		AND c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key;
 	UPDATE mailchimp_sync.inflight f SET doubt_at = mailchimp_sync.clock(), ghost_until = f.sent_at + mailchimp_sync.ghost_life()
 	WHERE f.doubt_at IS NULL;
 	GET DIAGNOSTICS _count = ROW_COUNT;

@@ -34,9 +34,7 @@ BEGIN
 		UNION ALL
 		SELECT t.typbasetype FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype = 'd'
 	)
-	SELECT format('%I.%I', n.nspname, t.typname) INTO _type
-	FROM base b JOIN pg_type t ON t.oid = b.type JOIN pg_namespace n ON n.oid = t.typnamespace
-	WHERE t.typtype <> 'd';
+	SELECT format_type(t.oid, -1) INTO _type FROM base b JOIN pg_type t ON t.oid = b.type WHERE t.typtype <> 'd';
 	UPDATE mailchimp_sync.source s SET key_type = _type
 	WHERE s.source_id = _source_id AND to_regtype(s.key_type) IS DISTINCT FROM to_regtype(_type) AND _type IS NOT NULL;
 	RETURN FOUND;
@@ -169,8 +167,10 @@ AS $$
 			last_failed_at = excluded.last_failed_at, next_attempt_at = NULL
 	), healed AS (
 		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)
-		WHERE f.work IN ('push', 'tag') AND f.audience_id = _audience_id AND f.source_id = _source_id
+		WHERE f.work IN ('push', 'tag', 'rename', 'leave') AND f.audience_id = _audience_id AND f.source_id = _source_id
 			AND f.contact_key = d.contact_key AND d.state NOT IN ('refused', 'pending')
+			-- who opted out and cannot be told of at Mailchimp (carry.sql)
+			AND (f.work <> 'leave' OR d.state <> 'opted_out')
 	), untold AS (
 		-- who opted out before the audience had such a contact may be a member of its list
 		UPDATE mailchimp_sync.opt_out o SET carried_at = NULL
@@ -379,18 +379,16 @@ END
 $$;
 
 /*
- * One step: up to _limit events of one source. A truncated relation, or an
+ * Up to _limit events of one source. A truncated relation, or an
  * event for every contact, asks for the full comparison. What a watched
  * relation's rows mean can be any number of contacts (an owner's candidates),
- * so these become events of their own and are folded in turn. Events of a source
- * that is stopped are dropped: defining it anew compares in full.
+ * so these become events of their own and are folded in turn.
  */
-CREATE FUNCTION mailchimp_sync.fold(_limit integer DEFAULT 1000) RETURNS bigint
+CREATE FUNCTION mailchimp_sync.fold_source(_source_id integer, _limit integer) RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_source_id	integer;
 	_ids		bigint[];
 	_last		bigint;
 	_count		bigint;
@@ -398,16 +396,6 @@ DECLARE
 	_keys		text[];
 	_all		text[];
 BEGIN
-	DELETE FROM mailchimp_sync.event e USING mailchimp_sync.source s
-	WHERE s.state = 'stopped' AND e.source_id = s.source_id;
-	SELECT s.source_id INTO _source_id
-	FROM mailchimp_sync.source s
-	CROSS JOIN LATERAL (SELECT e.event_id FROM mailchimp_sync.event e
-		WHERE e.source_id = s.source_id ORDER BY e.event_id LIMIT 1) AS oldest
-	WHERE mailchimp_sync.source_is_usable(s) ORDER BY oldest.event_id LIMIT 1;
-	IF NOT FOUND THEN
-		RETURN 0;
-	END IF;
 	SELECT array_agg(l.event_id ORDER BY l.event_id) INTO _ids FROM (
 		SELECT e.event_id FROM mailchimp_sync.event e
 		WHERE e.source_id = _source_id ORDER BY e.event_id LIMIT _limit) l;
@@ -456,6 +444,42 @@ BEGIN
 	WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids);
 	GET DIAGNOSTICS _count = ROW_COUNT;
 	RETURN _count;
+END
+$$;
+
+/*
+ * One step: the source with the oldest events. Where somebody's open transaction is in its way
+ * the next one gets its turn. Events of a source that is stopped are dropped: defining it
+ * anew compares in full.
+ */
+CREATE FUNCTION mailchimp_sync.fold(_limit integer DEFAULT 1000) RETURNS bigint
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '200ms'
+AS $$
+DECLARE
+	_source_id	integer;
+	_blocked	boolean := false;
+BEGIN
+	DELETE FROM mailchimp_sync.event e USING mailchimp_sync.source s
+	WHERE s.state = 'stopped' AND e.source_id = s.source_id;
+	FOR _source_id IN
+		SELECT s.source_id
+		FROM mailchimp_sync.source s
+		CROSS JOIN LATERAL (SELECT e.event_id FROM mailchimp_sync.event e
+			WHERE e.source_id = s.source_id ORDER BY e.event_id LIMIT 1) AS oldest
+		WHERE mailchimp_sync.source_is_usable(s) ORDER BY oldest.event_id
+	LOOP
+		BEGIN
+			RETURN mailchimp_sync.fold_source(_source_id, _limit);
+		EXCEPTION WHEN lock_not_available OR deadlock_detected THEN
+			_blocked := true;
+		END;
+	END LOOP;
+	IF _blocked THEN
+		RAISE lock_not_available USING MESSAGE = 'an open transaction is in the way of every source';
+	END IF;
+	RETURN 0;
 END
 $$;
 
@@ -569,12 +593,16 @@ LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH begun AS (
-		UPDATE mailchimp_sync.audience a SET compare_asked_at = NULL
-		WHERE mailchimp_sync.compare_at(a) <= mailchimp_sync.clock()
-			AND mailchimp_sync.is_comparable(a.audience_id)
-			AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
-				WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL)
-		RETURNING a.audience_id
+		UPDATE mailchimp_sync.audience u SET compare_asked_at = NULL
+		FROM (SELECT a.audience_id FROM mailchimp_sync.audience a
+			WHERE mailchimp_sync.compare_at(a) <= mailchimp_sync.clock()
+				AND mailchimp_sync.is_comparable(a.audience_id)
+				AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
+					WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL)
+			-- one that somebody is changing just now is for another time
+			FOR NO KEY UPDATE SKIP LOCKED) AS d
+		WHERE u.audience_id = d.audience_id
+		RETURNING u.audience_id
 	), tidied AS MATERIALIZED (
 		SELECT b.audience_id, mailchimp_sync.forget_uncoupled(b.audience_id) FROM begun b
 	)
@@ -619,7 +647,8 @@ BEGIN
 	JOIN mailchimp_sync.audience a USING (audience_id)
 	JOIN mailchimp_sync.source s USING (source_id)
 	WHERE x.compare_from IS NOT NULL AND NOT a.paused AND mailchimp_sync.source_is_usable(s)
-	ORDER BY x.compare_from, x.audience_id, x.position LIMIT 1;
+	ORDER BY x.compare_from, x.audience_id, x.position LIMIT 1
+	FOR NO KEY UPDATE OF x, a SKIP LOCKED;
 	IF NOT FOUND THEN
 		RETURN 0;
 	END IF;

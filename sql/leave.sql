@@ -91,13 +91,15 @@ AS $$
 $$;
 
 /*
- * It is not there any more; _found: it was until now. What was not there is no
- * member that could be brought back. Where Mailchimp never showed a status, ours is
+ * It is not there any more; _found: it was until now, _archived: Mailchimp says that it was
+ * archived already, by us where an earlier request was tried without an answer, else by somebody else, who has the
+ * say then (D20). What was not there is no member that could be brought back. Where Mailchimp never showed a status, ours is
  * the one that push asked for; who left by their own hand stays out in any case,
  * Mailchimp sees to that. What remains is said by evaluating once more, also for others
  * who have the address by now.
  */
-CREATE FUNCTION mailchimp_sync.leave_done(_inflight_id bigint, _found boolean) RETURNS void
+CREATE FUNCTION mailchimp_sync.leave_done(_inflight_id bigint, _found boolean, _archived boolean DEFAULT false)
+RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -112,7 +114,8 @@ AS $$
 		read_at)
 	SELECT s.audience_id, s.email_hash, coalesce(c.email, ''),
 		CASE WHEN _found THEN CASE f.phase WHEN 'archive' THEN 'archived' ELSE 'unsubscribed' END END,
-		CASE WHEN _found THEN 'subscribed' END, _found AND f.phase = 'archive', true, mailchimp_sync.clock()
+		CASE WHEN _found THEN 'subscribed' END,
+		_found AND f.phase = 'archive' AND NOT (_archived AND coalesce(c.attempts, 0) = 0), true, mailchimp_sync.clock()
 	FROM mailchimp_sync.inflight f
 	JOIN mailchimp_sync.carried(_inflight_id) s ON f.inflight_id = _inflight_id
 	JOIN mailchimp_sync.audience a ON a.audience_id = s.audience_id		-- it may have been dropped meanwhile

@@ -13,9 +13,11 @@
  * member under the new one (desired.sql); that an address is there may first be
  * known by the refusal.
  *
- * Whether a member has stepped aside is not known until an answer comes, perhaps of
- * a later request: contact.aside_email is set until then, and whoever finds nobody
- * under member_hash looks there.
+ * Whether a member has moved or stepped aside is not known until an answer comes, perhaps of
+ * a later request: contact.aside_email says until then where it may be instead, and whoever
+ * finds nobody under member_hash looks there. Where it is to go elsewhere meanwhile, or to stay,
+ * Mailchimp is asked first ("look"): else somebody who had unsubscribed would
+ * be left behind under the one address and be subscribed under the other.
  */
 CREATE INDEX contact_rename_due ON mailchimp_sync.contact (audience_id, next_attempt_at NULLS FIRST)
 	WHERE action = 'rename';
@@ -101,6 +103,7 @@ AS $$
 DECLARE
 	_ready	record;
 	_now	mailchimp_sync.contact;
+	_email	text;
 BEGIN
 	LOOP
 		SELECT (r.contact).*, r.aside, a.list_id INTO _ready
@@ -115,13 +118,14 @@ BEGIN
 			AND (c.member_hash, c.email_hash) = (_ready.member_hash, _ready.email_hash)
 			AND mailchimp_sync.waits_for_another(c) = _ready.aside;
 		IF FOUND THEN
-			IF _ready.aside THEN
-				_now.aside_email := mailchimp_sync.aside_address(_now);
-				UPDATE mailchimp_sync.contact c SET aside_email = _now.aside_email
+			_email := CASE WHEN _ready.aside THEN mailchimp_sync.aside_address(_now) ELSE _now.email END;
+			IF mailchimp_sync.email_hash(_now.aside_email) <> mailchimp_sync.email_hash(_email) THEN
+				RETURN NEXT mailchimp_sync.look_work(_connection, _ready.list_id, _now);
+			ELSE
+				UPDATE mailchimp_sync.contact c SET aside_email = _email
 				WHERE c.audience_id = _now.audience_id AND c.source_id = _now.source_id AND c.contact_key = _now.contact_key;
+				RETURN NEXT mailchimp_sync.rename_work(_connection, _ready.list_id, _now, _email);
 			END IF;
-			RETURN NEXT mailchimp_sync.rename_work(_connection, _ready.list_id, _now,
-				CASE WHEN _ready.aside THEN _now.aside_email ELSE _now.email END);
 			RETURN;
 		END IF;
 	END LOOP;
@@ -141,6 +145,19 @@ AS $$
 		ARRAY[_contact.desired_hash, _contact.desired_hash])::mailchimp_sync.work
 $$;
 
+-- is it still there under its former address?
+CREATE FUNCTION mailchimp_sync.look_work(_connection text, _list_id text, _contact mailchimp_sync.contact)
+RETURNS mailchimp_sync.work
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT ROW(_connection, 'GET', format('/lists/%s/members/%s?fields=email_address,status', _list_id, _contact.member_hash),
+		NULL, false, _contact.audience_id, NULL, 'look', ARRAY[_contact.source_id, _contact.source_id],
+		ARRAY[_contact.contact_key, _contact.contact_key], ARRAY[_contact.member_hash, _contact.member_hash],
+		ARRAY[_contact.version, _contact.version],
+		ARRAY[_contact.desired_hash, _contact.desired_hash])::mailchimp_sync.work
+$$;
+
 CREATE FUNCTION mailchimp_sync.rename_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -153,8 +170,9 @@ AS $$
 $$;
 
 /*
- * The member has moved. _found false: there is none under the old address; it may
- * have stepped aside, else the contact is subscribed as a new one.
+ * The member is where the request says, with that status. _found false: there is none under the
+ * old address. It may be where aside_email says; else the contact is subscribed as a new one, but
+ * for somebody who was not to be mailed, of whom the new address has to say the same (D10).
  */
 CREATE FUNCTION mailchimp_sync.rename_done(_inflight_id bigint, _found boolean, _email text, _status text)
 RETURNS void
@@ -166,20 +184,27 @@ DECLARE
 	_hash	text;
 BEGIN
 	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
-	SELECT CASE WHEN _found THEN _f.email_hashes[2] ELSE mailchimp_sync.email_hash(c.aside_email) END,
-		CASE WHEN _found THEN _email ELSE c.aside_email END
-	INTO _hash, _email FROM mailchimp_sync.contact c
-	WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
+	IF _found THEN
+		_hash := _f.email_hashes[2];
+	ELSIF _f.phase <> 'rename' OR EXISTS (SELECT FROM mailchimp_sync.member m
+			WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1]
+				AND m.status IN ('unsubscribed', 'cleaned', 'archived') AND NOT m.archived_by_us) THEN
+		SELECT c.aside_email, mailchimp_sync.email_hash(c.aside_email) INTO _email, _hash FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
+	END IF;
 	IF _f.email_hashes[1] IS DISTINCT FROM _hash THEN
 		DELETE FROM mailchimp_sync.member m
 		WHERE m.audience_id = _f.audience_id AND m.email_hash = coalesce(_hash, _f.email_hashes[1]);
-		UPDATE mailchimp_sync.member m SET email_hash = _hash, email = _email,
-			status = CASE WHEN _found THEN _status ELSE m.status END
-		WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1];
 	END IF;
+	UPDATE mailchimp_sync.member m SET email_hash = _hash, email = _email,
+		status = CASE WHEN _found THEN _status ELSE m.status END
+	WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1] AND _hash IS NOT NULL;
 	UPDATE mailchimp_sync.contact c SET action = NULL, attempts = 0, next_attempt_at = NULL, sent_hash = NULL,
 		member_hash = _hash, aside_email = NULL
 	WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
+	IF _found THEN
+		PERFORM mailchimp_sync.members_seen(_f.audience_id, ARRAY[_hash], ARRAY[_status]);
+	END IF;
 	DELETE FROM mailchimp_sync.failure x
 	WHERE x.work = 'rename' AND x.audience_id = _f.audience_id
 		AND x.source_id = _f.source_ids[1] AND x.contact_key = _f.contact_keys[1];
@@ -217,7 +242,8 @@ BEGIN
 	WITH refused AS (
 		UPDATE mailchimp_sync.contact c SET action = NULL, next_attempt_at = NULL,
 			attempts = CASE WHEN _taken THEN 0 ELSE c.attempts + 1 END,
-			taken_hash = CASE WHEN _taken THEN c.email_hash ELSE c.taken_hash END, aside_email = NULL,
+			taken_hash = CASE WHEN _taken THEN c.email_hash ELSE c.taken_hash END,
+			aside_email = CASE WHEN _f.phase = 'look' THEN c.aside_email END,
 			refused_hash = CASE WHEN NOT _taken THEN _f.hashes[1] END,
 			state = CASE WHEN _taken THEN 'pending' ELSE 'refused' END,
 			detail = CASE WHEN _taken THEN c.detail ELSE _detail END

@@ -19,8 +19,8 @@ leave_apply(McUnit *unit)
 
 	/* 404: it is not there; 405: it is archived already, after doubt mostly */
 	if (reply->status < 300 || reply->status == 404 || reply->status == 405)
-		MC_SQL("SELECT mailchimp_sync.leave_done($1, $2)", mc_arg_int8(unit->inflight_id),
-			   mc_arg_bool(reply->status != 404));
+		MC_SQL("SELECT mailchimp_sync.leave_done($1, $2, $3)", mc_arg_int8(unit->inflight_id),
+			   mc_arg_bool(reply->status != 404), mc_arg_bool(reply->status == 405));
 	else
 		MC_SQL("SELECT mailchimp_sync.leave_refused($1, $2, $3)", mc_arg_int8(unit->inflight_id),
 			   mc_arg_text(reply->title), mc_arg_text(reply->detail));

@@ -124,6 +124,10 @@ $crm->ann("UPDATE crm.candidate SET active = false WHERE id IN (12, 13)");
 $crm->run;
 is($crm->status =~ /pending/ ? 'pending' : 'done', 'done', '404 and 405: there is nothing left to do');
 is($crm->rita("SELECT count(*) FROM mc_failure WHERE work = 'leave'"), 0, 'and no failure');
+$crm->ann('UPDATE crm.candidate SET active = true WHERE id = 13');
+$crm->run;
+is($crm->shown('c13@crm.test') =~ s/\|.*//r . ' ' . $crm->state(13), 'archived inactive|archived at Mailchimp',
+	'D10: whom somebody had archived there before us does not come back by our rule');
 $sim->post('/_sim/config', { delete_archived => 'ok' });
 
 # Mailchimp says no: its words, and later again.
@@ -133,6 +137,14 @@ $crm->run;
 $crm->later(10), $crm->run if $crm->shown('c14@crm.test') !~ /^archived/;
 is($crm->shown('c14@crm.test'), 'archived|F14|g2', 'a leave that is refused is tried again');
 is($crm->rita("SELECT count(*) FROM mc_failure WHERE work = 'leave'"), 0, 'and its failure goes');
+$fault = $sim->fault(method => 'DELETE', path => '/members/', times => 100, fault => { type => 'status', status => 400, json => JSON::PP::true });
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 16');
+$crm->max('CALL mc_run()');
+is($crm->rita("SELECT count(*) FROM mc_failure WHERE work = 'leave' AND contact_key = '16'"), 1, 'one that is refused again and again is a failure');
+$crm->ann('UPDATE crm.candidate SET active = true WHERE id = 16');
+$crm->run;
+is($crm->state(16) . ' ' . $crm->failure(16), 'in_sync| ', 'until the contact is wanted again');
+$sim->delete("/_sim/faults/$fault");
 
 # -----------------------------------------------------------------------------------------------------------------
 # While a request is under way

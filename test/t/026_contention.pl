@@ -8,7 +8,9 @@ use McCrm;
 use McTest;
 use Test::More;
 
-my $crm = McCrm->start('main', candidates => 3, conf => "mailchimp_sync.databases = 'postgres'\n");
+my $fields = [ { tag => 'FNAME' }, { tag => 'LNAME' }, { tag => 'OWNERNAME' } ];
+my $crm = McCrm->start('main', candidates => 3, conf => "mailchimp_sync.databases = 'postgres'\n",
+	demo => { lists => [ map +{ name => $_, merge_fields => $fields }, 'Customers', 'Second' ] });
 my ($node, $sim) = @$crm{qw(node sim)};
 
 # The worker waits for a lock, gives up, and waits again: it has met the lock and goes on.
@@ -53,6 +55,29 @@ $sim->wait_requests(2, since => 0, route => 'POST /lists/{list_id}');
 $node->wait_until("SELECT in_sync = 3 FROM mc_audience_status");
 is($crm->requests, 'POST /lists/{list_id} 200', 'the change is sent once the way is free');
 unlike(substr(PostgreSQL::Test::Utils::slurp_file($node->logfile), $log), qr/WARNING/, 'without a word');
+
+# One source that cannot go on, and one audience: the others can
+$crm->ann("CREATE TABLE crm.person (id bigint PRIMARY KEY, email text, stop boolean DEFAULT false);
+	INSERT INTO crm.person SELECT g, 'p' || g || '\@crm.test' FROM generate_series(1, 2) g;
+	SELECT mc_add_source('person', 'crm.person', 'id', 'email', opt_out => 'stop');
+	SELECT mc_create_audience('second', 'main', 'Second', 'person')");
+$crm->max("SELECT mc_sync_audience('second')");
+$node->wait_until("SELECT sum(in_sync) = 5 FROM mc_audience_status");
+$blocker->query(q{BEGIN; SELECT mc_opt_out('person', 1)});
+$crm->ann('UPDATE crm.person SET stop = true WHERE id = 1');
+$crm->ann("UPDATE crm.candidate SET first_name = 'Gil' WHERE id = 3");
+$node->wait_until("SELECT merge_fields ->> 'FNAME' = 'Gil' FROM mc_member WHERE email = 'c3\@crm.test'");
+is($crm->rita("SELECT state FROM mc_contact_state WHERE source = 'person' AND contact_key = '1'"), 'in_sync', 'N17: a source whose contact somebody is opting out just now waits alone');
+$blocker->query('ROLLBACK');
+$node->wait_until("SELECT state = 'opted_out' FROM mc_contact_state WHERE source = 'person' AND contact_key = '1'");
+
+$blocker->query(q{BEGIN; SELECT mc_alter_audience('people', '{"every": "2 days"}')});
+my $asked = $node->query('SELECT mailchimp_sync.clock()');
+$crm->later(25 * 3600);
+$node->wait_until("SELECT compared_at > '$asked' FROM mc_audience WHERE audience = 'second'");
+is($node->query("SELECT compared_at > '$asked' FROM mc_audience WHERE audience = 'people'"), 'f', 'so does an audience that somebody is changing');
+$blocker->query('ROLLBACK');
+$node->wait_until("SELECT compared_at > '$asked' FROM mc_audience WHERE audience = 'people'");
 $blocker->quit;
 
 done_testing();

@@ -151,6 +151,11 @@ like($crm->failure(19), qr/^rename\|fake19\@crm\.test\|Invalid Resource\|.*looks
 change(set_address(19, 'fine19@crm.test'));
 $crm->run;
 is(who('fine19@crm.test') . ' ' . $crm->state(19) . ' ' . $crm->failure(19), 'c19@crm.test|subscribed|F19 in_sync| ', 'the next one works');
+change(set_address(19, 'fake19b@crm.test'));
+$crm->run;
+change(set_address(19, 'fine19@crm.test'));
+$crm->run;
+is($crm->state(19) . ' ' . $crm->failure(19), 'in_sync| ', 'and so does the former one, of which nothing has failed then');
 $crm->requests;
 
 # -----------------------------------------------------------------------------------------------------------------
@@ -176,6 +181,35 @@ for my $case ([ 20, 'reset_after' ], [ 22, 'reset_before' ], [ 24, 'hang_after' 
 is((grep { /moving/ } map { lc } keys %{ { $crm->members } }), 0, 'nobody is left aside');
 is($crm->rita(q{SELECT count(*) FROM mc_member WHERE email LIKE '%moving%'}), 0, 'nor in our books');
 
+# The answer is lost, the address changes once more meanwhile, or back: whoever had unsubscribed stays so, and nobody is left behind.
+for my $case ([ 32, 'c32@crm.test' ], [ 33, 'third33@crm.test' ])
+{
+	my ($id, $then) = @$case;
+
+	act($id, 'unsubscribe');
+	$crm->{sim}->post('/_sim/faults', { method => 'PATCH', path => '/members/', nth => 1, times => 1, fault => 'reset_after' });
+	change(set_address($id, "next$id\@crm.test"));
+	$crm->run;
+	change(set_address($id, $then));
+	$crm->run;
+	is($crm->state($id) =~ s/\|.*//r, 'pending', "$then: nobody knows yet where the member is");
+	$crm->later(140);
+	$crm->run;
+	is(who($then) . ' ' . who("next$id\@crm.test"), "c$id\@crm.test|unsubscribed|F$id new|none|", "$then: it is found where the lost request brought it, and moves on");
+	is($crm->state($id), 'inactive|unsubscribed at Mailchimp', "$then: and stays as it is");
+}
+
+# ... or it is there to stay: the status that was known goes along, and nothing is sent to it.
+act(34, 'unsubscribe');
+look_there();
+$crm->{sim}->post('/_sim/faults', { method => 'PATCH', path => '/members/', nth => 1, times => 1, fault => 'reset_after' });
+change(set_address(34, 'next34@crm.test'));
+$crm->run;
+$crm->later(140);
+$crm->run;
+is($crm->requests, join(', ', map { "PATCH /lists/{list_id}/members/{subscriber_hash} $_" } '-', 404), 'nobody under the former address');
+is($crm->state(34) . ' ' . who('next34@crm.test'), 'inactive|unsubscribed at Mailchimp c34@crm.test|unsubscribed|F34', 'D10: who had unsubscribed is not subscribed as a new one');
+
 # A leave, a new rule and an opt-out while one waits for the other.
 my $held = $crm->{sim}->hold(method => 'PATCH', path => '/members/', when => 'after');
 my $session = $crm->{node}->session(as => 'max');
@@ -191,6 +225,13 @@ $crm->run;
 is((grep { $_->{status} eq 'subscribed' && $_->{email_address} =~ /c3[01]\@|moving/ } values %{ { $crm->members } }), 0, 'who left or opted out in the middle of an exchange is subscribed nowhere');
 is($crm->state(30) . ' ' . $crm->state(31), 'outside|the rule does not take it opted_out|is in the opt-out group', 'states');
 is($crm->rita('SELECT contacts = in_sync + pending + refused + conflict + opted_out + inactive + not_linked + not_allowed + outside AND pending = 0 FROM mc_audience_status'), 't', 'N8: the states add up');
+
+# That somebody has unsubscribed can first be known by the move's answer: it counts as everywhere (R45, D11).
+$crm->ann(q{SELECT mc_alter_audience('people', '{"on_unsubscribe": "opt_out"}')});
+act(35, 'unsubscribe');
+change(set_address(35, 'next35@crm.test'));
+$crm->run;
+is($crm->state(35), 'opted_out|is in the opt-out group', 'R45: who moves and turns out to have unsubscribed joins the opt-out group');
 
 # A comparison makes no request (N5).
 $crm->requests;
