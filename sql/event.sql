@@ -18,8 +18,16 @@
  *	contact_key: one of our own functions names the contact.
  *	neither: every contact of the source.
  */
+-- a number that no other event has; not of a sequence, since lastval() is the CRM's (src/event.c)
+CREATE FUNCTION mailchimp_sync.next_event_id() RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_next_event_id';
+
+-- every event that is committed by now has a lower number than this; a later one can have that too
+CREATE FUNCTION mailchimp_sync.event_horizon() RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_event_horizon';
+
 CREATE TABLE mailchimp_sync.event (
-	event_id		bigint GENERATED ALWAYS AS IDENTITY,
+	event_id		bigint NOT NULL DEFAULT mailchimp_sync.next_event_id(),
 	source_id		integer NOT NULL,
 	-- from a trigger: which watch, and the stored columns of the row before
 	-- and after: {"column": "text value"}, a column of type jsonb as it is

@@ -126,7 +126,7 @@ AS $$
 			d.state, d.detail, d.action, d.stale_tags, d.desired_hash,
 			EXISTS (SELECT FROM mailchimp_sync.hand h WHERE h.audience_id = _audience_id
 				AND h.source_id = _source_id AND h.contact_key = d.contact_key AND h.inside),
-			CASE WHEN d.action = 'leave' THEN (SELECT q.last_value FROM mailchimp_sync.event_event_id_seq q) END,
+			CASE WHEN d.action = 'leave' THEN mailchimp_sync.event_horizon() END,
 			-- not before its status was read (read.sql)
 			CASE WHEN d.action = 'leave' THEN 'infinity'::timestamptz END, mailchimp_sync.clock()
 		FROM desired d
@@ -134,7 +134,8 @@ AS $$
 			email = excluded.email, email_hash = excluded.email_hash,
 			state = excluded.state, detail = excluded.detail, action = excluded.action,
 			stale_tags = excluded.stale_tags, desired_hash = excluded.desired_hash, by_hand = excluded.by_hand,
-			leave_after = CASE WHEN c.action = excluded.action THEN c.leave_after ELSE excluded.leave_after END,
+			leave_after = CASE WHEN c.action = excluded.action THEN least(c.leave_after, excluded.leave_after)
+				ELSE excluded.leave_after END,
 			changed_at = excluded.changed_at,
 			version = c.version + 1,
 			-- a rest is for what failed, not for something new

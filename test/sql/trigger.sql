@@ -198,10 +198,21 @@ ROLLBACK;
 BEGIN;
 ALTER SCHEMA mailchimp_sync RENAME TO elsewhere;
 CREATE SCHEMA mailchimp_sync
-	CREATE VIEW event AS SELECT 1 AS source_id
-	CREATE SEQUENCE event_event_id_seq;
+	CREATE VIEW event AS SELECT 1 AS source_id;
 INSERT INTO crm.person VALUES (1, 'nl', 1970, 'a');
 SELECT new_row FROM elsewhere.event WHERE new_row IS NOT NULL;
+ROLLBACK;
+-- lastval() is the writer's, whose rights are none of ours
+BEGIN;
+CREATE SEQUENCE crm.numbers START 42;
+GRANT USAGE ON SCHEMA crm TO regress_trigger_other;
+GRANT USAGE ON SEQUENCE crm.numbers TO regress_trigger_other;
+GRANT INSERT ON crm.person TO regress_trigger_other;
+SET LOCAL ROLE regress_trigger_other;
+INSERT INTO crm.person VALUES (nextval('crm.numbers'), 'nl', 1970, 'a');
+SELECT lastval();
+RESET ROLE;
+SELECT count(*) FROM mailchimp_sync.event WHERE new_row ->> 'id' = '42';
 ROLLBACK;
 -- arguments that do not fit together
 BEGIN;
