@@ -16,7 +16,7 @@ my $push = '^/lists/[^/]+$';
 $crm->ann("UPDATE crm.candidate SET groups = '{keep, t}'");
 $crm->act('c1', 'add', tags => ['by hand']);
 $crm->sync;
-$crm->setting(request_timeout => '1s');
+$crm->setting(request_timeout => '3s');
 
 my $session = $node->session(as => 'max');
 sub ghosts { return $node->query('SELECT count(*) FROM mailchimp_sync.inflight WHERE doubt_at IS NOT NULL') }

@@ -167,7 +167,7 @@ for my $case ([ 20, 'reset_after' ], [ 22, 'reset_before' ], [ 24, 'hang_after' 
 	my ($id, $fault) = @$case;
 	my ($a, $b) = ($id, $id + 1);
 
-	$crm->setting(request_timeout => '2s') if $fault eq 'hang_after';
+	$crm->setting(request_timeout => '3s') if $fault eq 'hang_after';
 	$crm->{sim}->post('/_sim/faults', { method => 'PATCH', path => '/members/', nth => 1, times => 1, fault => $fault });
 	change(set_address($a, "c$b\@crm.test"), set_address($b, "c$a\@crm.test"));
 	$crm->run;

@@ -306,7 +306,7 @@ is(forgotten($aside, $list) . ' ' . traces($aside), '1 erasure, opt_out', 'is de
 $crm->journal;
 
 # The push is lost: not before it can no longer land.
-$crm->setting(request_timeout => '300ms');
+$crm->setting(request_timeout => '3s');
 $sim->hold(method => 'POST', path => '^/lists/[^/]+$', when => 'before');
 $crm->ann("INSERT INTO crm.candidate (id, email) VALUES (111, 'c111\@crm.test')");
 McTest::begin($run, 'CALL mc_run();');
