@@ -39,7 +39,7 @@ export class Simulator {
   constructor({ seed = 1 } = {}) {
     this.bell = new Bell();
     this.world = new World(seed);
-    this.world.operate = (batch, operation) => this.operate(batch, operation);
+    this.world.operate = (batch, operation) => this.by(batch.request, () => this.operate(batch, operation));
     this.journal = new Journal(this.world, this.bell);
     this.faults = new Faults();
     this.holds = new Holds(this.bell);
@@ -212,9 +212,21 @@ export class Simulator {
     tick(world);
     const before = world.changes;
     try {
-      return this.outcome(call, found);
+      return this.by(call.entry.n, () => this.outcome(call, found));
     } finally {
       call.entry.effect = world.changes !== before;
+    }
+  }
+
+  // What changes meanwhile is by that request, a batch's operations by the one that made it.
+  by(request, work) {
+    const { world } = this;
+    const outer = world.request;
+    world.request = request;
+    try {
+      return work();
+    } finally {
+      world.request = outer;
     }
   }
 

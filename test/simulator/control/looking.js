@@ -39,6 +39,11 @@ function members({ world, params, query }) {
   return { members: found.map((member) => rawMember(list, member)), total: found.length, forgotten: [...list.forgotten].sort() };
 }
 
+function history({ world, query }) {
+  const changes = world.history.slice(Number(query.since) || 0);
+  return { changes: changes.map((change) => ({ ...change, at: iso(change.at) })), last: world.history.length };
+}
+
 function segments({ world, params }) {
   const list = listNamed(world, params.list_id);
   return {
@@ -122,6 +127,7 @@ function batches({ world }) {
 export const routes = [
   { method: 'GET', path: '/state', handler: state },
   { method: 'GET', path: '/lists/{list_id}/members', handler: members },
+  { method: 'GET', path: '/history', handler: history },
   { method: 'GET', path: '/segments/{list_id}', handler: segments },
   { method: 'GET', path: '/campaigns', handler: campaigns },
   { method: 'GET', path: '/mails', handler: mails },

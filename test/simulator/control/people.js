@@ -68,6 +68,7 @@ const ACTS = {
 };
 
 function addMember(world, list, body) {
+  if (list.members.has(hashOf(body.email))) throw new Error(`${body.email} is in the list already`);
   const member = createMember(world, list, {
     email_address: body.email, status: body.status || 'subscribed', merge_fields: body.merge_fields,
   }, { skipRequired: true, source: body.source || 'Admin Add' });

@@ -24,6 +24,8 @@ export function addBatch(world, { account, user, key }, operations) {
     user,
     key,
     operations,
+    // the journal's number of the request that made it
+    request: world.request,
     order: world.rng.shuffle(operations.map((_, i) => i)),
     status: 'pending',
     // ms of the clock: when it was made, when its state began (null: it waits for others), when it was over

@@ -23,10 +23,18 @@ function checkTransition(world, member, status) {
   if (status === 'pending' && (member.cleaned || member.review)) throw complianceState(member.email_address);
 }
 
+// What became of a member, for GET /_sim/history; request is null for what people do by themselves.
+function note(world, list, member, change) {
+  if (!world.config.history) return;
+  const { history, request } = world;
+  history.push({ n: history.length + 1, at: world.now(), list: list.id, web_id: member.web_id, email: member.email_address, request, ...change });
+}
+
 // by: contact, api or admin; at: the instant of the act.
 export function setStatus(world, list, member, status, by, at = world.now(), reason) {
   const old = member.status;
   if (old === status) return;
+  note(world, list, member, { from: old, to: status });
   if (old) list.counts[old] -= 1;
   list.counts[status] += 1;
   member.status = status;
@@ -208,7 +216,9 @@ export function updateMember(world, list, member, input, { skipRequired = false 
   const values = mergeValues(world, list, input.merge_fields, member, skipRequired);
   let changed = assign(member, input, values);
   if (moves) {
+    const was = member.email_address;
     move(list, member, email);
+    note(world, list, member, { from: member.status, to: member.status, was });
     changed = true;
   } else if (email !== undefined && email !== member.email_address) {
     // Only the case differs: the same member, shown as written last.
@@ -255,11 +265,13 @@ export function setTags(world, list, member, names) {
 }
 
 export function archive(world, list, member) {
+  if (member.status === 'archived') note(world, list, member, { from: 'archived', to: 'archived' });
   setStatus(world, list, member, 'archived', 'api');
 }
 
 // Erases the person and keeps the hash, so that no way but a form of Mailchimp's brings the address back.
 export function forget(world, list, member) {
+  note(world, list, member, { from: member.status, to: null });
   for (const id of member.tags.keys()) list.segments.get(id).members.delete(member);
   list.counts[member.status] -= 1;
   leave(list, member);

@@ -32,6 +32,7 @@ export const DEFAULTS = {
   batch_total: 'late',
   compress: false,
   journal_body_bytes: 268435456,
+  history: false,
 };
 
 const CHOICES = {
@@ -76,6 +77,9 @@ export class World {
     this.upcoming = [];
     this.webId = 100000 + this.rng.int(1000) * 100;
     this.numericId = 1000 + this.rng.int(1000);
+    // Changes of members' statuses and addresses, with the journal's number of the request that is under way.
+    this.history = [];
+    this.request = null;
     // Counts changes of state; the journal's `effect` compares it before and after a request.
     this.changes = 0;
   }

@@ -222,3 +222,29 @@ test('main.js ends with its standard input if told so', async () => {
   child.stdin.end();
   assert.equal(await new Promise((resolve) => { child.on('exit', resolve); }), 0);
 });
+
+test('the history of members: statuses and addresses, by requests and by people', async () => {
+  await sim.add('before@example.org');
+  await sim.config({ history: true });
+  await sim.add('a@example.org');
+  const { n } = (await sim.ctl('GET', '/journal')).entries.at(-1);
+  await sim.ok('PATCH', sim.one('a@example.org'), { merge_fields: { FNAME: 'no change of these' } });
+  await sim.ok('PATCH', sim.one('a@example.org'), { email_address: 'B@example.org', status: 'unsubscribed' });
+  await sim.act('b@example.org', 'resubscribe');
+  await sim.act('b@example.org', 'archive');
+  await sim.ok('DELETE', sim.one('b@example.org'));
+  await sim.act('b@example.org', 'delete_permanent');
+  const { changes, last } = await sim.ctl('GET', '/history');
+  assert.equal(last, 7);
+  assert.deepEqual(changes.map(({ n: number, at, list, web_id, ...rest }) => rest), [
+    { email: 'a@example.org', from: null, to: 'subscribed', request: n },
+    { email: 'B@example.org', from: 'subscribed', to: 'subscribed', was: 'a@example.org', request: n + 2 },
+    { email: 'B@example.org', from: 'subscribed', to: 'unsubscribed', request: n + 2 },
+    { email: 'B@example.org', from: 'unsubscribed', to: 'subscribed', request: null },
+    { email: 'B@example.org', from: 'subscribed', to: 'archived', request: null },
+    { email: 'B@example.org', from: 'archived', to: 'archived', request: n + 3 },
+    { email: 'B@example.org', from: 'archived', to: null, request: null },
+  ]);
+  assert.equal(new Set(changes.map((change) => change.web_id)).size, 1);
+  assert.deepEqual((await sim.ctl('GET', '/history?since=4')).changes, changes.slice(4));
+});
