@@ -187,6 +187,30 @@ END
 $$;
 
 /*
+ * Without the errors of keys that the key's type does not take. They were keys of a
+ * former type, and no row can have them any more.
+ */
+CREATE FUNCTION mailchimp_sync.of_possible_keys(_source_id integer, _values mailchimp_sync.evaluated[])
+RETURNS mailchimp_sync.evaluated[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_failed		text[] := ARRAY(SELECT v.contact_key FROM unnest(_values) v WHERE v.error_state IS NOT NULL);
+	_impossible	text[];
+BEGIN
+	IF _failed <> '{}' THEN
+		SELECT array_agg(e.contact_key) INTO _impossible
+		FROM mailchimp_sync.source s
+		CROSS JOIN LATERAL mailchimp_sync.evaluate(s.owner, mailchimp_sync.normal_keys_query(s, false), _failed) e
+		WHERE s.source_id = _source_id AND e.error_state IS NOT NULL AND e.contact_key IS NOT NULL;
+	END IF;
+	RETURN CASE WHEN _impossible IS NULL THEN _values
+		ELSE ARRAY(SELECT v FROM unnest(_values) v WHERE v.contact_key <> ALL (_impossible)) END;
+END
+$$;
+
+/*
  * Keys as people give them, cast to the key's type and back: " 7" is contact 7.
  * Nulls are left out; with _existing a key that no row of the source has raises. The
  * type's functions can be anybody's, so this too runs as the source's owner.

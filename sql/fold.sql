@@ -100,7 +100,7 @@ BEGIN
 		PERFORM mailchimp_sync.source_trouble(_source_id, _trouble.error_state, _trouble.error_message);
 		RETURN NULL;
 	END IF;
-	RETURN _values;
+	RETURN mailchimp_sync.of_possible_keys(_source_id, _values);
 END
 $$;
 
@@ -545,7 +545,8 @@ BEGIN
 	FROM mailchimp_sync.evaluate(_owner, CASE _phase WHEN 'rows' THEN mailchimp_sync.source_query(_source_id, ARRAY[_audience_id])
 		ELSE mailchimp_sync.present_query(_source_id) END, _page.keys) e;
 	IF _phase = 'contacts' AND _page.error_state IS NULL THEN
-		_page.keys := ARRAY(SELECT unnest(_page.keys) EXCEPT SELECT v.contact_key FROM unnest(_page.values) v);
+		_page.keys := ARRAY(SELECT unnest(_page.keys) EXCEPT
+			SELECT v.contact_key FROM unnest(mailchimp_sync.of_possible_keys(_source_id, _page.values)) v);
 		_page.values := '{}';
 	END IF;
 	RETURN _page;
