@@ -41,18 +41,23 @@ AS $$
 		WHERE (o.source_id, o.contact_key) <> (_contact.source_id, _contact.contact_key))
 $$;
 
--- do the contacts that wait for each other's addresses stand in a circle, in which nobody is on the way yet?
+/*
+ * Do the contacts that wait for each other's addresses stand in a circle, in which nobody is on the way
+ * yet? Many may wait (all addresses of a table moved by one row), so no more than a hundred are looked at: who has
+ * to wait for as many may as well step aside, which is one request more and no harm.
+ */
 CREATE FUNCTION mailchimp_sync.waits_for_itself(_contact mailchimp_sync.contact) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH RECURSIVE way(email_hash) AS (
-		SELECT _contact.email_hash
-		UNION
-		SELECT o.email_hash FROM way w
-		CROSS JOIN LATERAL mailchimp_sync.moves_away(_contact.audience_id, w.email_hash) o
+	WITH RECURSIVE way(email_hash, step) AS (
+		SELECT _contact.email_hash, 1
+		UNION ALL
+		SELECT o.email_hash, w.step + 1 FROM way w
+		CROSS JOIN LATERAL (SELECT m.email_hash FROM mailchimp_sync.moves_away(_contact.audience_id, w.email_hash) m LIMIT 1) o
+		WHERE w.step < 100 AND w.email_hash <> _contact.member_hash
 	)
-	SELECT EXISTS (SELECT FROM way w WHERE w.email_hash = _contact.member_hash)
+	SELECT EXISTS (SELECT FROM way w WHERE w.email_hash = _contact.member_hash OR w.step = 100)
 		AND NOT EXISTS (SELECT FROM way w JOIN mailchimp_sync.busy b USING (email_hash)
 			WHERE b.audience_id = _contact.audience_id)
 $$;
@@ -63,24 +68,19 @@ $$;
  */
 CREATE FUNCTION mailchimp_sync.rename_ready(_audience_id integer, _before timestamptz, OUT contact mailchimp_sync.contact, OUT aside boolean)
 RETURNS SETOF record
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
+SET enable_sort = off		-- by the index, and no further than to the first
 AS $$
-	WITH waiting AS (
-		SELECT c AS contact, mailchimp_sync.waits_for_another(c) AS is_held
-		FROM mailchimp_sync.contact c
-		JOIN mailchimp_sync.source s USING (source_id)
-		WHERE c.audience_id = _audience_id AND c.action = 'rename'
-			AND coalesce(c.next_attempt_at, '-infinity') <= _before
-			AND mailchimp_sync.source_is_usable(s)
-			AND c.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
-			AND c.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
-		ORDER BY c.next_attempt_at NULLS FIRST
-	)
-	(SELECT w.contact, false FROM waiting w WHERE NOT w.is_held LIMIT 1)
-	UNION ALL
-	(SELECT w.contact, true FROM waiting w
-		WHERE w.is_held AND mailchimp_sync.waits_for_itself(w.contact) LIMIT 1)
+	SELECT c.contact, k.aside
+	FROM (VALUES (false), (true)) AS k(aside)
+	CROSS JOIN LATERAL (SELECT o AS contact FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.action = 'rename' AND coalesce(o.next_attempt_at, '-infinity') <= _before
+			AND o.source_id = ANY (ARRAY(SELECT s.source_id FROM mailchimp_sync.source s WHERE mailchimp_sync.source_is_usable(s)))
+			AND o.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
+			AND o.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
+			AND CASE WHEN k.aside THEN mailchimp_sync.waits_for_itself(o) ELSE NOT mailchimp_sync.waits_for_another(o) END
+		ORDER BY o.next_attempt_at NULLS FIRST LIMIT 1) AS c
 	LIMIT 1
 $$;
 

@@ -92,6 +92,22 @@ $crm->run;
 is(join(' ', map { who($_) } qw(c9@crm.test c10@crm.test free10@crm.test)), 'c8@crm.test|subscribed|F8 c9@crm.test|subscribed|F9 c10@crm.test|subscribed|F10', 'a chain moves from its end');
 is(moves(), '200 200 200', 'none refused');
 
+# A long chain: its first ones do not wait for all the others.
+$crm->ann("INSERT INTO crm.candidate SELECT g, 'F' || g, 'L', 'c' || g || '\@crm.test', 1, true, true, '{}' FROM generate_series(1001, 1120) g");
+$crm->run;
+$crm->ann("SELECT mc_approve('people')");
+$crm->run;
+$crm->ann("SELECT mc_pause('main')");
+change("UPDATE crm.candidate SET email = 'c' || id + 1 || '\@crm.test' WHERE id BETWEEN 1001 AND 1120");
+$crm->run;
+is($crm->{node}->query("SELECT string_agg(contact_key, ' ' ORDER BY contact_key) FROM mailchimp_sync.contact c
+	WHERE contact_key IN ('1001', '1021', '1022', '1120') AND action = 'rename' AND mailchimp_sync.waits_for_itself(c)"), '1001 1021', 'who waits for a hundred others steps aside');
+$crm->ann("SELECT mc_resume('main')");
+$crm->run;
+is(join(' ', map { who("c$_\@crm.test") } 1001, 1002, 1121), 'new|none| new|subscribed|F1001 new|subscribed|F1120', 'a long chain arrives');
+is($crm->rita("SELECT count(*) FROM mc_contact_state WHERE contact_key::int BETWEEN 1001 AND 1120 AND state = 'in_sync'"), 120, 'as a whole');
+$crm->requests;
+
 # Freed by one whose row goes, taken by another: the member there is taken over, the former address is given up.
 change('DELETE FROM crm.candidate WHERE id = 11', set_address(12, 'c11@crm.test'));
 $crm->run;
