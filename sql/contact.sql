@@ -103,8 +103,13 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT array_agg(p.tag ORDER BY p.tag COLLATE "C") FROM unnest(_put) AS p(tag)
 	WHERE p.tag <> ALL (_wanted)
-		AND NOT EXISTS (SELECT FROM mailchimp_sync.tag t JOIN mailchimp_sync.tag w USING (audience_id, segment_id)
-			WHERE t.audience_id = _audience_id AND t.tag = p.tag AND w.tag = ANY (_wanted))
+		AND NOT EXISTS (SELECT FROM unnest(_wanted) AS w(tag)
+			-- OFFSET: a lookup each, a join would go through all tags of the audience
+			CROSS JOIN LATERAL (SELECT t.segment_id FROM mailchimp_sync.tag t
+				WHERE t.audience_id = _audience_id AND t.tag = w.tag OFFSET 0) AS of_wanted
+			CROSS JOIN LATERAL (SELECT t.segment_id FROM mailchimp_sync.tag t
+				WHERE t.audience_id = _audience_id AND t.tag = p.tag OFFSET 0) AS of_put
+			WHERE of_put.segment_id = of_wanted.segment_id)
 $$;
 
 CREATE FUNCTION mailchimp_sync.all_tags(_some text[], _others text[]) RETURNS text[]

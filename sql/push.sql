@@ -277,7 +277,7 @@ AS $$
 			stale_tags = CASE WHEN c.version = s.version THEN t.stale END
 		FROM sent s JOIN seen e USING (email_hash)
 		CROSS JOIN LATERAL (SELECT CASE WHEN NOT e.sent_tags <@ s.tags
-			THEN mailchimp_sync.stale_tags(s.audience_id, e.sent_tags, s.tags) END AS stale) AS t
+			THEN mailchimp_sync.stale_tags(s.audience_id, e.sent_tags, s.tags) END AS stale OFFSET 0) AS t	-- once, not at each place that looks at it
 		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
 		RETURNING c.audience_id, c.source_id, c.contact_key
 	)

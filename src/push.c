@@ -21,6 +21,8 @@
 static void
 accept_members(McUnit *unit, const cJSON *members)
 {
+	if (cJSON_GetArraySize(members) == 0)
+		return;
 	MC_SQL("SELECT mailchimp_sync.tags_seen($1, $2, $3)", mc_arg_int8(unit->inflight_id),
 		   mc_json_column(members, "id"), mc_json_column(members, "tags"));
 	MC_SQL("SELECT mailchimp_sync.push_accepted($1, $2, $3, $4, $5, $6, $7, $8)",
