@@ -173,6 +173,8 @@ $$;
  * The member is where the request says, with that status. _found false: there is none under the
  * old address. It may be where aside_email says; else the contact is subscribed as a new one, but
  * for somebody who was not to be mailed, of whom the new address has to say the same (D10).
+ * Where the answer is the first to show an unsubscription, that was said of the former address, too, which
+ * Mailchimp does not have any more.
  */
 CREATE FUNCTION mailchimp_sync.rename_done(_inflight_id bigint, _found boolean, _email text, _status text)
 RETURNS void
@@ -181,14 +183,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_f		mailchimp_sync.inflight;
+	_former	mailchimp_sync.member;
 	_hash	text;
 BEGIN
 	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+	SELECT * INTO _former FROM mailchimp_sync.member m
+	WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1];
 	IF _found THEN
 		_hash := _f.email_hashes[2];
-	ELSIF _f.phase <> 'rename' OR EXISTS (SELECT FROM mailchimp_sync.member m
-			WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1]
-				AND m.status IN ('unsubscribed', 'cleaned', 'archived') AND NOT m.archived_by_us) THEN
+	ELSIF _f.phase <> 'rename'
+		OR _former.status IN ('unsubscribed', 'cleaned', 'archived') AND NOT _former.archived_by_us THEN
 		SELECT c.aside_email, mailchimp_sync.email_hash(c.aside_email) INTO _email, _hash FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
 	END IF;
@@ -204,6 +208,11 @@ BEGIN
 	WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
 	IF _found THEN
 		PERFORM mailchimp_sync.members_seen(_f.audience_id, ARRAY[_hash], ARRAY[_status]);
+		PERFORM mailchimp_sync.opt_out_add(NULL, NULL, _former.email, 'mailchimp', NULL, 'Mailchimp')
+		FROM mailchimp_sync.audience a
+		WHERE a.audience_id = _f.audience_id AND a.on_unsubscribe = 'opt_out'
+			AND _status = 'unsubscribed' AND _former.status IS DISTINCT FROM 'unsubscribed'
+			AND _former.email_hash <> _hash AND _former.email <> '';
 	END IF;
 	DELETE FROM mailchimp_sync.failure x
 	WHERE x.work = 'rename' AND x.audience_id = _f.audience_id

@@ -248,6 +248,10 @@ act(35, 'unsubscribe');
 change(set_address(35, 'next35@crm.test'));
 $crm->run;
 is($crm->state(35), 'opted_out|is in the opt-out group', 'R45: who moves and turns out to have unsubscribed joins the opt-out group');
+$crm->ann("INSERT INTO crm.candidate SELECT id, 'Heir', 'H', email, 1, true, true, '{}' FROM (VALUES (135, 'c35\@crm.test'), (136, 'next35\@crm.test')) v(id, email)");
+$crm->run;
+is(join(' ', map { $crm->state($_) } 135, 136), 'opted_out|is in the opt-out group opted_out|is in the opt-out group', 'D12: with the address that was unsubscribed, and with the one to which the member moved');
+is(who('c35@crm.test') . ' ' . who('next35@crm.test'), 'new|none| c35@crm.test|unsubscribed|F35', 'nobody else is subscribed under either');
 
 # A comparison makes no request (N5).
 $crm->requests;

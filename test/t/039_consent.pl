@@ -57,14 +57,19 @@ my %leaves = map { $_ => 1 } qw(rule delete link hand_out);	# and comes back
 # What is to come out
 # -----------------------------------------------------------------------------------------------------------------
 
+# The answer to a move is the first to show an unsubscription: the contact joins the opt-out group then and there, and the member stays
+# where it is, as that of everybody in the group does. The address that it left is in the group, too, so that nobody comes to it anew.
+sub first_known_by_moving { my ($state, $event, $policy) = @_; return $event eq 'move' && $policy eq 'opt_out' && $state =~ /^(unsubscribed|admin)\?$/ }
+
 # The status in the end. Who was subscribed when we archived them comes back (D9); who had not confirmed, or was there for
 # receipts alone, does not, since neither is ours to decide once more (D10). An opt-out is unsubscribed at once (D12).
 sub status
 {
-	my ($state, $event) = @_;
+	my ($state, $event, $policy) = @_;
 	my $known = $state =~ s/\?$//r;
 	my $was = $there{$state};
 
+	return 'none' if first_known_by_moving($state, $event, $policy);
 	return 'none' if $event eq 'stay' && $known eq 'never';
 	return $was if $event eq 'stay';
 	if ($event =~ /^(out|out_in|confirm)$/)
@@ -86,7 +91,8 @@ sub status
 # Mailchimp says of x goes along with the contact when it comes back (D10).
 sub other
 {
-	my ($state, $event) = @_;
+	my ($state, $event, $policy) = @_;
+	return 'unsubscribed' if first_known_by_moving($state, $event, $policy);
 	return $state eq 'left' ? 'archived' : 'none' if $event eq 'move';
 	return $state =~ /unsubscribed|admin|cleaned|archived|pending|transactional/ ? 'archived' : 'subscribed' if $event eq 'visit';
 	return '';
@@ -102,7 +108,7 @@ sub may_subscribe
 sub mailed { my ($state, $event) = @_; return $event eq 'campaign' && $state =~ /^(?:never|ours|adopted|left)$/ ? 1 : 0 }
 
 # Asked by a mail of Mailchimp's: who was to confirm.
-sub asked { my ($state, $event) = @_; return $event eq 'confirm' && status($state, $event) eq 'pending' ? 1 : 0 }
+sub asked { my ($state, $event, $policy) = @_; return $event eq 'confirm' && status($state, $event, $policy) eq 'pending' ? 1 : 0 }
 
 # What the contact is after its data changed.
 sub contact_state
@@ -245,13 +251,19 @@ for my $event (sort keys %events)
 	{
 		my $key = "$pair->{list} " . md5_hex($pair->{email});
 		my $asked = ($asked{"$pair->{list} $pair->{email}"} // 0) - ($pair->{known} eq 'pending' ? 1 : 0);
-		my $wanted = outcome(status($pair->{state}, $event), other($pair->{state}, $event), $could{$key}{subscribed} && may_subscribe($pair->{state}, $event), mailed($pair->{state}, $event), asked($pair->{state}, $event));
+		my @case = ($pair->{state}, $event, $pair->{policy});
+		my $wanted = outcome(status(@case), other(@case), $could{$key}{subscribed} && may_subscribe(@case), mailed(@case), asked(@case));
 		my ($other) = { move => 'y', visit => 'v' }->{$event};
 		my $got = outcome(seen(\%after, $pair), $other && ($after{"$pair->{policy} $other$pair->{id}\@crm.test"} // 'none'), $could{$key}{subscribed}, $mailed{ $pair->{email} }, $asked);
 		push @wrong, "$pair->{state}, $pair->{policy}: $got instead of $wanted ($pair->{id})" if $got ne $wanted;
 	}
 	is(join("\n", @wrong), '', "$event: " . scalar(grep { $_->{event} eq $event } @pairs) . ' pairs');
 }
+
+is($crm->rita("SELECT string_agg(email, ' ' ORDER BY email) FROM mc_group_member WHERE email IN ("
+		. join(', ', map { "'x$_->{id}\@crm.test', 'y$_->{id}\@crm.test'" } grep { first_known_by_moving(@$_{qw(state event policy)}) } @pairs) . ')'),
+	join(' ', sort map { ("x$_->{id}\@crm.test", "y$_->{id}\@crm.test") } grep { first_known_by_moving(@$_{qw(state event policy)}) } @pairs),
+	'who turns out to have unsubscribed by a move is in the opt-out group with both addresses');
 
 my %contact = map { split /\|/ } split /\n/, $crm->rita("SELECT contact_key, state FROM mc_contact_state");
 is(join("\n", map { "$_->{name}: " . ($contact{ $_->{id} } // 'none') } grep { ($contact{ $_->{id} } // 'none') ne contact_state($_->{state}, $_->{policy}) }
