@@ -589,29 +589,35 @@ BEGIN
 END
 $$;
 
--- begins the comparisons that are due
+/*
+ * Begins the comparisons that are due; an audience that somebody is changing just now is
+ * for another time. Its sources are looked at after the lock: one that joined a moment
+ * before it would else be missed, and what was asked with it taken for done.
+ */
 CREATE FUNCTION mailchimp_sync.compare_begin() RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH begun AS (
-		UPDATE mailchimp_sync.audience u SET compare_asked_at = NULL
-		FROM (SELECT a.audience_id FROM mailchimp_sync.audience a
-			WHERE mailchimp_sync.compare_at(a) <= mailchimp_sync.clock()
-				AND mailchimp_sync.is_comparable(a.audience_id)
-				AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
-					WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL)
-			-- one that somebody is changing just now is for another time
-			FOR NO KEY UPDATE SKIP LOCKED) AS d
-		WHERE u.audience_id = d.audience_id
-		RETURNING u.audience_id
-	), tidied AS MATERIALIZED (
-		SELECT b.audience_id, mailchimp_sync.forget_uncoupled(b.audience_id) FROM begun b
-	)
+DECLARE
+	_ids	integer[];
+BEGIN
+	SELECT array_agg(l.audience_id) INTO _ids FROM (
+		SELECT a.audience_id FROM mailchimp_sync.audience a
+		WHERE mailchimp_sync.compare_at(a) <= mailchimp_sync.clock()
+			AND mailchimp_sync.is_comparable(a.audience_id)
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x
+				WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL)
+		FOR NO KEY UPDATE SKIP LOCKED) l;
+	IF _ids IS NULL THEN
+		RETURN;
+	END IF;
+	UPDATE mailchimp_sync.audience a SET compare_asked_at = NULL WHERE a.audience_id = ANY (_ids);
+	PERFORM mailchimp_sync.forget_uncoupled(i) FROM unnest(_ids) AS i;
 	UPDATE mailchimp_sync.audience_source x
 	SET compare_from = mailchimp_sync.clock(), compare_phase = 'rows', compare_after = NULL
-	FROM tidied b, mailchimp_sync.source s
-	WHERE b.audience_id = x.audience_id AND s.source_id = x.source_id AND s.state <> 'stopped'
+	FROM mailchimp_sync.source s
+	WHERE x.audience_id = ANY (_ids) AND s.source_id = x.source_id AND s.state <> 'stopped';
+END
 $$;
 
 -- this source is done, with which the comparison of the audience may be at its end
