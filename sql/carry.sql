@@ -81,6 +81,13 @@ AS $$
 			WHERE t.phase = 'unsubscribe' AND t.id = u.opt_out_id OFFSET 0)
 		FOR UPDATE OF u SKIP LOCKED))
 		RETURNING o.*
+	), told AS (
+		-- an attempt that failed may have come to its end otherwise: it landed, or somebody else did the same
+		DELETE FROM mailchimp_sync.failure f USING ended e
+		WHERE f.work = 'leave' AND f.campaign_id = 0 AND f.source_id = coalesce(e.source_id, 0)
+			AND f.contact_key = coalesce(e.contact_key, e.email_hash)
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c WHERE c.audience_id = f.audience_id
+				AND c.source_id = f.source_id AND c.contact_key = f.contact_key AND c.action = 'leave')
 	)
 	UPDATE mailchimp_sync.member m SET archived_by_us = false
 	FROM ended e

@@ -176,8 +176,9 @@ $$;
  * Ghosts whose time is over. The old request may have landed after a newer one:
  * whoever has an address that it carried and wants something else there is sent
  * once more (by a new version, since a request that is under way may have been
- * overtaken), and what it may have put there too many is taken away again. A leave that nobody wants any more counts as done, and its
- * contact comes back; one that is still wanted is asked for again.
+ * overtaken), and what it may have put there too many is taken away again. A leave may
+ * have landed or not: one that is still wanted is asked for again, and who came back
+ * meanwhile is brought back as if it had.
  */
 CREATE FUNCTION mailchimp_sync.end_ghosts() RETURNS bigint
 LANGUAGE plpgsql
@@ -186,12 +187,8 @@ AS $$
 DECLARE
 	_count	bigint;
 BEGIN
-	PERFORM mailchimp_sync.leave_done(f.inflight_id, true)
-	FROM mailchimp_sync.inflight f
-	WHERE f.ghost_until <= mailchimp_sync.clock() AND f.kind = 'leave'
-		AND NOT EXISTS (SELECT FROM mailchimp_sync.carried(f.inflight_id) s
-			JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key)
-			WHERE c.action = 'leave' AND c.member_hash = s.email_hash);
+	PERFORM mailchimp_sync.leave_unknown(f.inflight_id) FROM mailchimp_sync.inflight f
+	WHERE f.ghost_until <= mailchimp_sync.clock() AND f.kind = 'leave';
 	PERFORM mailchimp_sync.tags_put(f.inflight_id) FROM mailchimp_sync.inflight f
 	WHERE f.ghost_until <= mailchimp_sync.clock();
 	WITH ended AS (

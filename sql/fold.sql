@@ -167,11 +167,19 @@ AS $$
 			title = excluded.title, detail = excluded.detail, field = NULL, attempts = f.attempts + 1,
 			last_failed_at = excluded.last_failed_at, next_attempt_at = NULL
 	), healed AS (
+		-- Mailchimp's words stay while what it refused is wanted
 		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)
 		WHERE f.work IN ('push', 'tag', 'rename', 'leave') AND f.audience_id = _audience_id AND f.source_id = _source_id
-			AND f.contact_key = d.contact_key AND d.state NOT IN ('refused', 'pending')
-			-- who opted out and cannot be told of at Mailchimp (carry.sql)
-			AND (f.work <> 'leave' OR d.state <> 'opted_out')
+			AND f.contact_key = d.contact_key AND d.error_message IS NULL
+			AND CASE WHEN f.work = 'leave' THEN d.action IS DISTINCT FROM 'leave'
+					-- who opted out and cannot be told of at Mailchimp (carry.sql)
+					AND d.state <> 'opted_out'
+				ELSE d.state NOT IN ('refused', 'pending') OR d.desired_hash IS NULL END
+	), lifted AS (
+		-- of an address that had opted out (carry.sql)
+		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)
+		WHERE f.work = 'leave' AND f.audience_id = _audience_id AND f.campaign_id = 0 AND f.source_id = 0
+			AND f.contact_key = d.email_hash AND d.state <> 'opted_out'
 	), untold AS (
 		-- who opted out before the audience had such a contact may be a member of its list
 		UPDATE mailchimp_sync.opt_out o SET carried_at = NULL
@@ -184,8 +192,12 @@ AS $$
 				SELECT x.opt_out_id FROM mailchimp_sync.opt_out x WHERE x.email_hash = d.email_hash) AS y
 			JOIN mailchimp_sync.opt_out u USING (opt_out_id)
 			WHERE d.state = 'opted_out' AND u.carried_at IS NOT NULL
-				AND NOT EXISTS (SELECT FROM mailchimp_sync.member m
-					WHERE m.audience_id = _audience_id AND m.email_hash = d.email_hash)
+				AND (NOT EXISTS (SELECT FROM mailchimp_sync.member m
+						WHERE m.audience_id = _audience_id AND m.email_hash = d.email_hash)
+					-- or took an address that had opted out, and is a member under its former one still
+					OR EXISTS (SELECT FROM mailchimp_sync.contact c
+						WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.contact_key = d.contact_key
+							AND (c.member_hash <> d.email_hash OR c.aside_email IS NOT NULL)))
 			FOR UPDATE OF u SKIP LOCKED)
 	), changed AS MATERIALIZED (
 		SELECT d.contact_key, h.* FROM desired d

@@ -123,8 +123,9 @@ AS $$
 	LEFT JOIN mailchimp_sync.contact c ON c.audience_id = s.audience_id AND c.source_id = s.source_id
 		AND c.contact_key = s.contact_key
 	ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
-		status_before = CASE WHEN _found THEN coalesce(m.status, 'subscribed') END,
-		archived_by_us = excluded.archived_by_us, read_at = excluded.read_at,
+		status_before = CASE WHEN _found THEN coalesce(m.status, m.status_before, 'subscribed') END,
+		-- one of ours that was in doubt may have been the first
+		archived_by_us = excluded.archived_by_us OR (_archived AND m.archived_by_us), read_at = excluded.read_at,
 		-- an archived member keeps its tags
 		sent_tags = CASE WHEN _found THEN m.sent_tags END;
 
@@ -140,6 +141,33 @@ AS $$
 	DELETE FROM mailchimp_sync.failure f USING mailchimp_sync.carried(_inflight_id) s
 	WHERE f.work = 'leave' AND f.audience_id = s.audience_id AND f.source_id = s.source_id
 		AND f.contact_key = s.contact_key;
+
+	INSERT INTO mailchimp_sync.event (source_id, contact_key)
+	SELECT s.source_id, s.contact_key FROM mailchimp_sync.carried(_inflight_id) s
+	UNION
+	SELECT c.source_id, c.contact_key FROM mailchimp_sync.carried(_inflight_id) s
+	JOIN mailchimp_sync.contact c ON c.audience_id = s.audience_id AND c.email_hash = s.email_hash;
+$$;
+
+/*
+ * Its ghost has ended, and nobody knows whether it landed. The member's status is not
+ * known any more: who wants it there is sent with the status that it had, and who
+ * leaves again, now or later, is asked for again.
+ */
+CREATE FUNCTION mailchimp_sync.leave_unknown(_inflight_id bigint) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status_before, archived_by_us, ours, read_at)
+	SELECT s.audience_id, s.email_hash, coalesce(c.email, ''), 'subscribed', f.phase = 'archive', true, mailchimp_sync.clock()
+	FROM mailchimp_sync.inflight f
+	JOIN mailchimp_sync.carried(_inflight_id) s ON f.inflight_id = _inflight_id
+	JOIN mailchimp_sync.audience a ON a.audience_id = s.audience_id
+	LEFT JOIN mailchimp_sync.contact c ON c.audience_id = s.audience_id AND c.source_id = s.source_id
+		AND c.contact_key = s.contact_key
+	ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = NULL,
+		status_before = coalesce(m.status, m.status_before, 'subscribed'),
+		archived_by_us = excluded.archived_by_us, read_at = excluded.read_at;
 
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)
 	SELECT s.source_id, s.contact_key FROM mailchimp_sync.carried(_inflight_id) s

@@ -163,7 +163,8 @@ AS $$
 			AND c.contact_key NOT IN (SELECT u.contact_key FROM unread u)
 		RETURNING c.*
 	), former AS (
-		UPDATE mailchimp_sync.contact c SET member_hash = NULL, sent_hash = NULL
+		-- it may have stepped aside
+		UPDATE mailchimp_sync.contact c SET member_hash = mailchimp_sync.email_hash(c.aside_email), aside_email = NULL, sent_hash = NULL
 		FROM travelling t
 		WHERE c.audience_id = t.audience_id AND c.member_hash = t.email_hash
 			AND (c.source_id, c.contact_key) <> (t.source_id, t.contact_key)
@@ -311,13 +312,15 @@ AS $$
 		FROM mailchimp_sync.carried(_inflight_id) s
 		JOIN said d ON d.hash = s.email_hash
 		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
-		RETURNING c.audience_id, c.source_id, c.contact_key, c.email, c.attempts, d.code, d.detail, d.field
+		RETURNING c.audience_id, c.source_id, c.contact_key, c.email, c.attempts, d.code, d.detail, d.field,
+			c.version = s.version AS is_wanted
 	)
 	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email,
 		title, detail, field, attempts, first_failed_at, last_failed_at)
 	SELECT 'push', r.audience_id, r.source_id, r.contact_key, a.connection, r.email,
 		r.code, r.detail, r.field, r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock()
 	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id)
+	WHERE r.is_wanted	-- else it has changed, or left, meanwhile
 	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET
 		email = excluded.email, title = excluded.title, detail = excluded.detail, field = excluded.field,
 		attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at, next_attempt_at = NULL

@@ -201,7 +201,9 @@ BEGIN
 		WHERE m.audience_id = _f.audience_id AND m.email_hash = coalesce(_hash, _f.email_hashes[1]);
 	END IF;
 	UPDATE mailchimp_sync.member m SET email_hash = _hash, email = _email,
-		status = CASE WHEN _found THEN _status ELSE m.status END
+		status = CASE WHEN _found THEN _status ELSE m.status END,
+		-- of a leave in doubt it is known now
+		archived_by_us = m.archived_by_us AND (NOT _found OR _status = 'archived')
 	WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1] AND _hash IS NOT NULL;
 	UPDATE mailchimp_sync.contact c SET action = NULL, attempts = 0, next_attempt_at = NULL, sent_hash = NULL,
 		member_hash = _hash, aside_email = NULL
@@ -213,6 +215,17 @@ BEGIN
 		WHERE a.audience_id = _f.audience_id AND a.on_unsubscribe = 'opt_out'
 			AND _status = 'unsubscribed' AND _former.status IS DISTINCT FROM 'unsubscribed'
 			AND _former.email_hash <> _hash AND _former.email <> '';
+	END IF;
+	-- who was last known under the new address cannot be there any more, but may have stepped aside
+	IF _found AND _f.phase <> 'look' THEN
+		WITH gone AS (
+			UPDATE mailchimp_sync.contact c SET member_hash = mailchimp_sync.email_hash(c.aside_email), aside_email = NULL,
+				sent_hash = NULL
+			WHERE c.audience_id = _f.audience_id AND c.member_hash = _hash
+				AND (c.source_id, c.contact_key) <> (_f.source_ids[1], _f.contact_keys[1])
+			RETURNING c.source_id, c.contact_key
+		)
+		INSERT INTO mailchimp_sync.event (source_id, contact_key) SELECT g.source_id, g.contact_key FROM gone g;
 	END IF;
 	DELETE FROM mailchimp_sync.failure x
 	WHERE x.work = 'rename' AND x.audience_id = _f.audience_id

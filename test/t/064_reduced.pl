@@ -1,0 +1,173 @@
+# What the model test (065_model.pl) has found, each reduced to a few steps (N5, N8, D10, D12, D13, R62, R74): answers that are lost
+# while a contact leaves or moves and then wants something else, failures that outlive their reason.
+
+use strict;
+use warnings;
+use JSON::PP;
+use McCrm;
+use McTest;
+use Test::More;
+
+my $crm = McCrm->start('main', candidates => 40);
+my ($node, $sim) = @$crm{qw(node sim)};
+my $run = $node->session(as => 'max');
+my $delete = [ method => 'DELETE', path => '/members/' ];
+my $patch = [ method => 'PATCH', path => '/members/' ];
+
+$crm->sync;
+$crm->setting(request_timeout => '3s');
+
+sub status { return $crm->shown("$_[0]\@crm.test") =~ s/\|.*//r }
+
+# A step of the engine while nothing is sent.
+sub while_paused
+{
+	my ($step) = @_;
+	$crm->ann("SELECT mc_pause('main', 'people')");
+	$step->();
+	$crm->run;
+	$crm->ann("SELECT mc_resume('main', 'people')");
+}
+
+# -----------------------------------------------------------------------------------------------------------------
+# A leave without an answer: whether it landed is not known, also when its ghost has ended
+# -----------------------------------------------------------------------------------------------------------------
+
+# It has not, the contact comes back and leaves again before anything was sent.
+my $fault = $sim->fault(@$delete, fault => 'hang');
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 1');
+$crm->run;
+while_paused(sub { $crm->ann('UPDATE crm.candidate SET active = true WHERE id = 1'); $crm->run; $crm->later(131) });
+while_paused(sub { $crm->ann('UPDATE crm.candidate SET active = false WHERE id = 1') });
+$crm->run;
+is(status('c1'), 'archived', 'R74: who leaves, comes back and leaves again is out, though no answer told about the first time');
+is($crm->state(1), 'outside|the rule does not take it', 'and outside');
+
+# It has, and the contact comes back with another address.
+$sim->fault(@$delete, fault => 'reset_after');
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 2');
+$crm->run;
+while_paused(sub { $crm->later(131) });
+$crm->ann("UPDATE crm.candidate SET active = true, email = 'back2\@crm.test' WHERE id = 2");
+$crm->run;
+is(status('back2') . ' ' . $crm->state(2), 'subscribed in_sync|', 'who comes back with another address is not taken for archived by somebody there');
+is(status('c2'), 'none', 'it is the same member');
+
+# By the policy unsubscribe: it has not landed, so nobody is taken for unsubscribed.
+$crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "unsubscribe"}')});
+$sim->fault(@$patch, fault => 'hang');
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 3');
+$crm->run;
+$crm->ann('UPDATE crm.candidate SET active = true WHERE id = 3');
+$crm->run;
+$crm->later(131);
+$crm->run;
+is(status('c3') . ' ' . $crm->state(3), 'subscribed in_sync|', 'who was to be unsubscribed and was not');
+$crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "archive"}')});
+$crm->run;
+
+# -----------------------------------------------------------------------------------------------------------------
+# A move without an answer: the member is where it was, or where it was to go
+# -----------------------------------------------------------------------------------------------------------------
+
+# It has moved, and the contact leaves.
+$sim->fault(@$patch, fault => 'reset_after');
+$crm->ann("UPDATE crm.candidate SET email = 'new4\@crm.test' WHERE id = 4");
+$crm->run;
+is(status('new4'), 'subscribed', 'a move without an answer');
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 4');
+$crm->later(131);
+$crm->run;
+is(status('new4') . ' ' . status('c4'), 'archived none', 'R74: who leaves then is out where the member is');
+
+# It has moved, and the contact moves on, or back.
+for my $case ([ 5, 'newer5' ], [ 6, 'c6' ])
+{
+	my ($id, $to) = @$case;
+	$sim->fault(@$patch, fault => 'reset_after');
+	$crm->ann("UPDATE crm.candidate SET email = 'new$id\@crm.test' WHERE id = $id");
+	$crm->run;
+	$crm->ann("UPDATE crm.candidate SET email = '$to\@crm.test' WHERE id = $id");
+	$crm->later(131);
+	$crm->run;
+	is(status($to) . ' ' . status("new$id") . ' ' . $crm->state($id), 'subscribed none in_sync|', "who moves to $to then leaves nobody behind");
+}
+
+# Three exchange their addresses; one has stepped aside, which no answer told, when the address that its rival wants opts out.
+my %wants = (c7 => 'c8', c8 => 'c9', c9 => 'c7');
+$sim->fault(@$patch, fault => 'reset_after');
+$crm->ann(q{UPDATE crm.candidate SET email = CASE id WHEN 7 THEN 'c8@crm.test' WHEN 8 THEN 'c9@crm.test' ELSE 'c7@crm.test' END WHERE id IN (7, 8, 9)});
+$crm->run;
+my ($aside) = map { /^(c\d)\+moving/ ? $1 : () } keys %{ { $crm->members } };
+$crm->max("SELECT mc_opt_out_email('$wants{$aside}\@crm.test')");
+$crm->run;
+$crm->later(131), $crm->run for 1 .. 2;
+is(join(' ', grep { /moving/ && $crm->member($_)->{status} eq 'subscribed' } keys %{ { $crm->members } }), '', 'nobody is left aside');
+isnt(status($wants{$aside}), 'subscribed', 'D12: and nobody is mailed under the address that opted out');
+my %reached = map { $_ => 1 } grep { status($_) eq 'subscribed' } keys %wants;
+is($crm->rita("SELECT count(*) FROM mc_contact_state WHERE contact_key IN ('7', '8', '9') AND state = 'in_sync'"), scalar keys %reached, 'who is in sync is there');
+
+# -----------------------------------------------------------------------------------------------------------------
+# An address that has opted out long ago, taken by somebody who is a member under another one (D12)
+# -----------------------------------------------------------------------------------------------------------------
+
+$crm->max(q{SELECT mc_opt_out_email('c10@crm.test')});
+$crm->run;
+$crm->ann("DELETE FROM crm.candidate WHERE id = 10");
+$crm->run;
+$crm->ann("UPDATE crm.candidate SET email = 'c10\@crm.test' WHERE id = 11");
+$crm->run;
+is($crm->state(11) . ' ' . status('c11'), 'opted_out|is in the opt-out group unsubscribed', 'its former address is not mailed either');
+
+# -----------------------------------------------------------------------------------------------------------------
+# Failures end with their reason (R62, N8)
+# -----------------------------------------------------------------------------------------------------------------
+
+# Refused while the contact opts out.
+$crm->ann("INSERT INTO crm.candidate (id, email) VALUES (101, 'fake101\@crm.test')");
+$sim->hold(method => 'POST', path => '^/lists/[^/]+$', when => 'after');
+McTest::begin($run, 'CALL mc_run();');
+$sim->wait_held;
+$crm->max(q{SELECT mc_opt_out('candidate', 101)});
+$node->wait_until("SELECT state = 'opted_out' FROM mc_contact_state WHERE contact_key = '101'", as => 'rita');
+$sim->release;
+$run->query('');
+$crm->run;
+is($crm->failure(101), '', 'what Mailchimp refused of who has opted out meanwhile is no failure');
+
+# Refused by Mailchimp, then by us.
+$crm->ann("INSERT INTO crm.candidate (id, email) VALUES (102, 'fake102\@crm.test')");
+$crm->run;
+isnt($crm->failure(102), '', 'an address that Mailchimp refuses');
+$crm->ann('UPDATE crm.candidate SET email = NULL WHERE id = 102');
+$crm->run;
+is($crm->state(102) . ' ' . $crm->failure(102), 'refused|has no e-mail address ', 'its words go with that address');
+
+# A move that Mailchimp refuses, and that is taken back.
+$crm->ann("UPDATE crm.candidate SET email = 'fake12\@crm.test' WHERE id = 12");
+$crm->run;
+like($crm->failure(12), qr/^rename/, 'a move that Mailchimp refuses');
+$crm->ann("UPDATE crm.candidate SET email = 'c12\@crm.test' WHERE id = 12");
+$crm->run;
+is($crm->state(12) . ' ' . $crm->failure(12), 'in_sync| ', 'taken back it is no failure');
+
+# An opt-out that cannot be carried, and then need not be.
+sub leaves { return $crm->rita("SELECT count(*) FROM mc_failure WHERE work = 'leave'") }
+$sim->fault(@$patch, times => -1, fault => { type => 'status', status => 400, json => JSON::PP::true });
+$crm->max(q{SELECT mc_opt_out_email('c13@crm.test'); SELECT mc_opt_out('candidate', 14)});
+$crm->run;
+is(leaves(), 2, 'opt-outs that Mailchimp refuses to take');
+$crm->max(q{SELECT mc_opt_in_email('c13@crm.test'); SELECT mc_opt_in('candidate', 14)});
+$crm->run;
+is(leaves(), 0, 'taken back they are no failures');
+$crm->max(q{SELECT mc_opt_out('candidate', 15)});
+$crm->run;
+is(leaves(), 1, 'another one');
+$sim->post('/_sim/act', { list => $crm->{list}, email => 'c15@crm.test', action => 'unsubscribe' });
+$crm->later(660);
+$crm->run;
+is(leaves(), 0, 'who has unsubscribed there meanwhile need not be told');
+$sim->delete('/_sim/faults');
+
+$run->quit;
+done_testing();
