@@ -55,6 +55,17 @@ CROSS JOIN mailchimp_sync.audience a
 JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = f.email_hash
 WHERE m.status = 'unsubscribed' AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = f.email_hash);
 
+-- is there anything to carry? Mostly not, and the views below take longer to plan than to look at
+CREATE FUNCTION mailchimp_sync.carry_waits() RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.carried_at IS NULL)
+		OR EXISTS (SELECT FROM mailchimp_sync.confirmation f);
+END
+$$;
+
 -- those that no request under way stands against
 CREATE VIEW mailchimp_sync.carry_ready AS
 SELECT t.* FROM mailchimp_sync.carry_target t
@@ -120,6 +131,9 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	IF NOT mailchimp_sync.carry_waits() THEN
+		RETURN;
+	END IF;
 	PERFORM mailchimp_sync.carry_end();
 	IF (SELECT count(*) FROM mailchimp_sync.inflight f
 			WHERE f.connection = _connection AND f.kind = 'opt_out' AND f.doubt_at IS NULL) >= 3 THEN
@@ -149,16 +163,21 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.opt_out_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT least(
+BEGIN
+	IF NOT mailchimp_sync.carry_waits() THEN
+		RETURN NULL;
+	END IF;
+	RETURN least(
 		(SELECT mailchimp_sync.clock() FROM mailchimp_sync.carry_ready t
 			JOIN mailchimp_sync.usable_connection u USING (connection)
 			WHERE coalesce(t.next_attempt_at <= mailchimp_sync.clock(), true) LIMIT 1),
 		(SELECT min(t.next_attempt_at) FROM mailchimp_sync.carry_ready t
 			JOIN mailchimp_sync.usable_connection u USING (connection)
-			WHERE t.next_attempt_at > mailchimp_sync.clock()))
+			WHERE t.next_attempt_at > mailchimp_sync.clock()));
+END
 $$;
 
 -- Mailchimp has the address with that status now; null: it does not have it

@@ -8,9 +8,11 @@
 
 -- the tags that sources of the audience map and the list, as far as we have read it, lacks
 CREATE FUNCTION mailchimp_sync.missing_fields(_audience_id integer) RETURNS SETOF text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT DISTINCT k.tag
 	FROM mailchimp_sync.audience a
 	JOIN mailchimp_sync.audience_source x USING (audience_id)
@@ -19,7 +21,8 @@ AS $$
 	WHERE a.audience_id = _audience_id
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.merge_field f
 			WHERE f.connection = a.connection AND f.list_id = a.list_id AND f.tag = k.tag)
-	ORDER BY k.tag
+	ORDER BY k.tag;
+END
 $$;
 
 -- first the list's fields are read, then what still misses is made, one a request

@@ -63,27 +63,33 @@ AS $$
 	FROM ready r
 $$;
 
--- the audiences of a connection that may send now
+-- the audiences of a connection that may send now; like all that is asked again and again of small tables it keeps its plan
 CREATE FUNCTION mailchimp_sync.sending_audiences(_connection text) RETURNS SETOF mailchimp_sync.audience
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT a.* FROM mailchimp_sync.audience a
 	WHERE a.connection = _connection AND a.active_since IS NOT NULL AND NOT a.paused
 		AND (a.next_attempt_at IS NULL OR a.next_attempt_at <= mailchimp_sync.clock())
 		-- of an audience older than this copy of the database the statuses have to be read first
 		AND (a.read_at IS NOT NULL OR a.active_since >= (SELECT h.stamped_at FROM mailchimp_sync.home h))
-	ORDER BY a.audience_id
+	ORDER BY a.audience_id;
+END
 $$;
 
 -- their sources that can be evaluated now
 CREATE FUNCTION mailchimp_sync.sending_sources(_audience_id integer) RETURNS SETOF integer
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT s.source_id FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
 	WHERE x.audience_id = _audience_id AND mailchimp_sync.source_is_usable(s)
-	ORDER BY x.position
+	ORDER BY x.position;
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.push_next(_connection text) RETURNS SETOF mailchimp_sync.work

@@ -50,14 +50,17 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	WITH unread AS MATERIALIZED (	-- the guard is asked once, not for each contact
+		SELECT a.audience_id FROM mailchimp_sync.audience a
+		WHERE NOT mailchimp_sync.is_read(a) AND NOT mailchimp_sync.guard_holds(a.audience_id, 'leave')
+	)
 	UPDATE mailchimp_sync.contact c SET next_attempt_at = 'infinity'
-	FROM mailchimp_sync.audience a
+	FROM unread a
 	JOIN mailchimp_sync.audience_source x USING (audience_id)
 	CROSS JOIN LATERAL (SELECT o.contact_key FROM mailchimp_sync.contact o
 		WHERE o.audience_id = a.audience_id AND o.queue = 'leave' AND o.source_id = x.source_id
 			AND coalesce(o.next_attempt_at, '-infinity') <= mailchimp_sync.clock() OFFSET 0) AS l
-	WHERE NOT mailchimp_sync.is_read(a) AND NOT mailchimp_sync.guard_holds(a.audience_id, 'leave')
-		AND c.audience_id = a.audience_id AND c.source_id = x.source_id AND c.contact_key = l.contact_key;
+	WHERE c.audience_id = a.audience_id AND c.source_id = x.source_id AND c.contact_key = l.contact_key;
 	RETURN 0;
 END
 $$;

@@ -176,13 +176,15 @@ $$;
 
 /* ---- the kind "campaign" ---- */
 
--- the campaigns whose next step may be done now, and which one that is
+-- the campaigns whose next step may be done now, and which one that is; asked all the time, so its plan is kept
 CREATE FUNCTION mailchimp_sync.campaign_ready(_connection text, _is_local boolean, OUT campaign_id bigint, OUT step text,
 	OUT at timestamptz)
 RETURNS SETOF record
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT c.campaign_id, s.step, coalesce(c.next_attempt_at, mailchimp_sync.clock())
 	FROM mailchimp_sync.usable_connection u
 	JOIN (
@@ -202,7 +204,8 @@ AS $$
 			WHERE a.audience_id = c.audience_id AND a.paused))
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 			WHERE f.kind = 'campaign' AND f.campaign_id = c.campaign_id AND f.doubt_at IS NULL)
-	ORDER BY 3, 1
+	ORDER BY 3, 1;
+END
 $$;
 
 -- a request of the campaign that may still land, other than the step's own
