@@ -17,7 +17,7 @@ SQL_FILES = schema.sql clock.sql connection.sql name.sql gate.sql trigger.sql so
 	contact.sql event.sql hand.sql opt_out.sql engine.sql slot.sql desired.sql campaign.sql recipient.sql report.sql \
 	erase.sql fold.sql field.sql leave.sql rename.sql push.sql tag.sql carry.sql \
 	send.sql send_step.sql send_ask.sql send_answer.sql send_restore.sql poll.sql read.sql run.sql worker.sql \
-	status.sql grants.sql
+	retry.sql status.sql grants.sql
 
 REGRESS = settings gate source trigger event evaluate audience desired connection poll_tiers report opt_out campaign several_sources
 ISOLATION = crm_writers opt_out_fixing by_hand

@@ -25,11 +25,16 @@ CREATE TABLE mailchimp_sync.audience (
 	-- somebody asked for a full comparison / the last one that came to its end
 	compare_asked_at	timestamptz,
 	compared_at		timestamptz,
-	-- statuses are read up to here
+	-- statuses were read last, by a read that began then; the last change that was shown, by Mailchimp's clock, and when
+	-- that was; what the next read begins with
 	read_at			timestamptz,
+	read_begun_at	timestamptz,
 	read_mark		timestamptz,
-	-- the list's merge fields were read (field.sql)
+	read_mark_at	timestamptz,
+	read_since		timestamptz,
+	-- the list's merge fields were read / are to be read again (field.sql)
 	fields_read_at	timestamptz,
+	fields_asked_at	timestamptz,
 	UNIQUE (connection, list_id)
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.audience', '');
@@ -422,6 +427,7 @@ BEGIN
 	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _id;
+	DELETE FROM mailchimp_sync.reading WHERE audience_id = _id;
 	PERFORM mailchimp_sync.guard_forget(ARRAY[_id]);
 	DELETE FROM mailchimp_sync.audience WHERE audience_id = _id;
 END

@@ -55,6 +55,7 @@ CREATE TABLE mailchimp_sync.merge_field (
 	type			text NOT NULL,
 	required		boolean NOT NULL DEFAULT false,
 	fetched_at		timestamptz NOT NULL,
+	changed_at		timestamptz NOT NULL,	-- it was new, or another one, when it was fetched then
 	PRIMARY KEY (connection, list_id, tag)
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.merge_field', '');
@@ -333,16 +334,24 @@ $$;
 
 CREATE FUNCTION mailchimp_sync.store_merge_fields(_connection text, _list_id text, _tags text[], _merge_ids text[],
 	_names text[], _types text[], _required text[]) RETURNS void
-	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
 	DELETE FROM mailchimp_sync.merge_field f
 	WHERE f.connection = _connection AND f.list_id = _list_id AND f.tag <> ALL (_tags);
-	INSERT INTO mailchimp_sync.merge_field (connection, list_id, tag, merge_id, name, type, required, fetched_at)
+	INSERT INTO mailchimp_sync.merge_field AS f (connection, list_id, tag, merge_id, name, type, required, fetched_at, changed_at)
 	SELECT DISTINCT ON (u.tag) _connection, _list_id, u.tag, u.merge_id::integer, coalesce(u.name, u.tag), u.type,
-		coalesce(u.required::boolean, false), mailchimp_sync.clock()
+		coalesce(u.required::boolean, false), mailchimp_sync.clock(), mailchimp_sync.clock()
 	FROM unnest(_tags, _merge_ids, _names, _types, _required) AS u(tag, merge_id, name, type, required)
 	WHERE u.tag IS NOT NULL
 	ON CONFLICT (connection, list_id, tag) DO UPDATE SET merge_id = excluded.merge_id, name = excluded.name,
-		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at;
+		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at,
+		changed_at = CASE WHEN (f.merge_id, f.type) = (excluded.merge_id, excluded.type) THEN f.changed_at
+			ELSE excluded.changed_at END;
+	-- the engine tries again whom a field stood against (field.sql)
+	UPDATE mailchimp_sync.audience a SET fields_asked_at = mailchimp_sync.clock()
+	WHERE a.connection = _connection AND a.list_id = _list_id AND EXISTS (SELECT FROM mailchimp_sync.merge_field m
+		WHERE m.connection = _connection AND m.list_id = _list_id AND m.changed_at = mailchimp_sync.clock());
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.store_templates(_connection text, _ids text[], _names text[], _types text[],
@@ -396,10 +405,12 @@ BEGIN
 	WHERE c.audience_id = ANY (_audiences);
 	UPDATE mailchimp_sync.audience_source x SET compare_phase = NULL, compare_from = NULL, compare_after = NULL
 	WHERE x.audience_id = ANY (_audiences);
+	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = ANY (_audiences);
 	PERFORM mailchimp_sync.guard_forget(_audiences);
 	UPDATE mailchimp_sync.audience a
-	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, compare_asked_at = NULL, compared_at = NULL, read_at = NULL, read_mark = NULL,
-		fields_read_at = NULL
+	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, compare_asked_at = NULL, compared_at = NULL, read_at = NULL, read_begun_at = NULL,
+		read_mark = NULL, read_mark_at = NULL, read_since = NULL,
+		fields_read_at = NULL, fields_asked_at = NULL
 	WHERE a.connection = _connection;
 	-- N3: one that is on its way may still be sent over there, so it must never be sent here
 	UPDATE mailchimp_sync.campaign c

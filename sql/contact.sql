@@ -22,7 +22,7 @@ CREATE TABLE mailchimp_sync.contact (
 	-- the address under which a request of ours may have brought it to
 	-- Mailchimp; null: it is not there by us
 	member_hash		text COLLATE "C",
-	left_hash		text COLLATE "C",	-- the address under which it left; null: it is there, or never was
+	left_hash		text COLLATE "C",	-- the address under which it left, or that it gave up (desired.sql); null: it is there, or never was
 	taken_hash		text COLLATE "C",	-- an address to which Mailchimp refused to move it: the list has that already
 	aside_email		text,				-- it may be at Mailchimp under this one instead: no answer has come (rename.sql)
 	desired_hash	bytea,				-- of what we want there
@@ -54,6 +54,14 @@ CREATE INDEX contact_queue ON mailchimp_sync.contact (audience_id, queue, source
 CREATE INDEX contact_tag_due ON mailchimp_sync.contact
 	(audience_id, source_id, (stale_tags[1]), (coalesce(next_attempt_at, '-infinity'))) WHERE action = 'tag';
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.contact', '');
+
+-- an answer says when it goes on; but somebody who is to leave since the request began waits until the status was read
+CREATE FUNCTION mailchimp_sync.rests_until(_contact mailchimp_sync.contact, _at timestamptz) RETURNS timestamptz
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN _contact.next_attempt_at = 'infinity' THEN 'infinity' ELSE _at END
+$$;
 
 CREATE TABLE mailchimp_sync.member (
 	audience_id		integer NOT NULL,

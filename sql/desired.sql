@@ -28,6 +28,21 @@ AS $$
 $$;
 
 /*
+ * The address under which a contact left, when it is to have another one; that may be the one that it gives up,
+ * where Mailchimp has somebody there who is not to be mailed: that goes with the contact (D10), but not with who only
+ * shared the address.
+ */
+CREATE FUNCTION mailchimp_sync.left_under(_audience_id integer, _state text, _email_hash text, _left_hash text) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN _state <> 'conflict' AND EXISTS (SELECT FROM mailchimp_sync.member m
+			WHERE m.audience_id = _audience_id AND m.email_hash = _email_hash
+				AND m.status IN ('unsubscribed', 'cleaned', 'archived') AND NOT m.archived_by_us)
+		THEN _email_hash ELSE _left_hash END
+$$;
+
+/*
  * Who owns an address that several contacts have (D13): the first by the order
  * of the sources in the audience, then by key; whole numbers in their own order. The keys of
  * rows that are gone may be of a type that the key had before.
@@ -164,7 +179,9 @@ WITH audience AS MATERIALIZED (
 ), claim AS MATERIALIZED (
 	SELECT w.*, c.contact_key IS NOT NULL AS is_known, c.email AS old_email, c.email_hash AS old_email_hash,
 		c.state AS old_state, c.detail AS old_detail, c.desired_hash AS old_desired_hash,
-		c.member_hash, c.left_hash, c.taken_hash, c.aside_email, c.sent_hash, c.refused_hash,
+		c.member_hash, CASE WHEN c.member_hash IS NULL AND c.email_hash <> w.email_hash
+			THEN mailchimp_sync.left_under(_audience_id, c.state, c.email_hash, c.left_hash) ELSE c.left_hash END AS left_hash,
+		c.taken_hash, c.aside_email, c.sent_hash, c.refused_hash,
 		CASE WHEN w.error_state IS NULL THEN w.email_hash ELSE c.email_hash END AS own_hash,
 		CASE WHEN w.error_state IS NULL THEN w.obstacle IS NULL ELSE c.desired_hash IS NOT NULL END AS claims
 	FROM wish w

@@ -4,6 +4,10 @@
  * They are made at Mailchimp before the first contact goes there; push waits
  * for them. The list's own fields are read first, so that one that is there
  * already, under whatever name and type, is used as it is.
+ *
+ * Somebody may delete or change a field there later. Nobody tells us, but contacts are
+ * refused by its name: then the fields are read again, what is gone is made
+ * again, and who was refused because of a field that is not what it was is tried again.
  */
 
 -- the tags that sources of the audience map and the list, as far as we have read it, lacks
@@ -25,6 +29,44 @@ BEGIN
 END
 $$;
 
+-- does a refusal speak of a merge field?
+CREATE FUNCTION mailchimp_sync.is_about_field(_field text, _detail text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(_field <> '', false) OR coalesce(_detail ~* 'merge field', false)
+$$;
+
+-- the fields are to be read again, now or ten minutes after the last time
+CREATE FUNCTION mailchimp_sync.ask_fields(_audience_id integer) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.audience a
+	SET fields_asked_at = greatest(mailchimp_sync.clock(), a.fields_read_at + interval '10 minutes')
+	WHERE a.audience_id = _audience_id AND a.fields_asked_at IS NULL
+$$;
+
+-- who was refused because of a field, before that changed, is tried again
+CREATE FUNCTION mailchimp_sync.retry_fields(_audience_id integer) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH freed AS (
+		UPDATE mailchimp_sync.contact c SET refused_hash = NULL, next_attempt_at = NULL
+		FROM mailchimp_sync.failure f
+		JOIN mailchimp_sync.audience a USING (audience_id)
+		WHERE f.work = 'push' AND f.audience_id = _audience_id AND mailchimp_sync.is_about_field(f.field, f.detail)
+			AND EXISTS (SELECT FROM mailchimp_sync.merge_field m
+				WHERE m.connection = a.connection AND m.list_id = a.list_id AND m.changed_at > f.last_failed_at
+					AND (m.tag = f.field OR f.field IS NULL))
+			AND c.audience_id = f.audience_id AND c.source_id = f.source_id AND c.contact_key = f.contact_key
+			AND c.state = 'refused' AND c.action IS NULL
+		RETURNING c.source_id, c.contact_key
+	)
+	INSERT INTO mailchimp_sync.event (source_id, contact_key) SELECT d.source_id, d.contact_key FROM freed d
+$$;
+
 -- first the list's fields are read, then what still misses is made, one a request
 CREATE FUNCTION mailchimp_sync.field_next(_connection text) RETURNS SETOF mailchimp_sync.work
 LANGUAGE sql
@@ -33,14 +75,15 @@ AS $$
 	SELECT w.work FROM mailchimp_sync.sending_audiences(_connection) a
 	CROSS JOIN LATERAL (SELECT min(t) AS tag FROM mailchimp_sync.missing_fields(a.audience_id) t) m
 	CROSS JOIN LATERAL (SELECT CASE
-		WHEN a.fields_read_at IS NULL OR a.fields_read_at < mailchimp_sync.clock() - interval '1 minute' THEN
+		WHEN a.fields_read_at IS NULL OR a.fields_read_at < mailchimp_sync.clock() - interval '1 minute'
+			OR a.fields_asked_at <= mailchimp_sync.clock() THEN
 			ROW(a.connection, 'GET', format('/lists/%s/merge-fields?count=1000', a.list_id), NULL, false,
 				a.audience_id, NULL, 'read', NULL, NULL, NULL, NULL, NULL)::mailchimp_sync.work
 		ELSE ROW(a.connection, 'POST', format('/lists/%s/merge-fields', a.list_id),
 				jsonb_build_object('tag', m.tag, 'name', m.tag, 'type', 'text')::text, true,
 				a.audience_id, NULL, 'make', NULL, NULL, NULL, NULL, NULL)::mailchimp_sync.work
 		END AS work) w
-	WHERE m.tag IS NOT NULL
+	WHERE (m.tag IS NOT NULL OR a.fields_asked_at <= mailchimp_sync.clock())
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 			WHERE f.kind = 'field' AND f.audience_id = a.audience_id AND f.doubt_at IS NULL)
 	LIMIT 1
@@ -50,11 +93,12 @@ CREATE FUNCTION mailchimp_sync.field_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(coalesce(a.next_attempt_at, mailchimp_sync.clock()))
+	SELECT min(greatest(a.next_attempt_at, CASE WHEN EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id))
+		THEN mailchimp_sync.clock() ELSE a.fields_asked_at END))
 	FROM mailchimp_sync.usable_connection u
 	JOIN mailchimp_sync.audience a USING (connection)
 	WHERE a.active_since IS NOT NULL AND NOT a.paused
-		AND EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id))
+		AND (a.fields_asked_at IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id)))
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 			WHERE f.kind = 'field' AND f.audience_id = a.audience_id AND f.doubt_at IS NULL)
 $$;
@@ -66,20 +110,25 @@ RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO mailchimp_sync.merge_field (connection, list_id, tag, merge_id, name, type, required, fetched_at)
-	SELECT a.connection, a.list_id, u.tag, u.merge_id, u.name, u.type, u.required, mailchimp_sync.clock()
+	INSERT INTO mailchimp_sync.merge_field AS f (connection, list_id, tag, merge_id, name, type, required, fetched_at, changed_at)
+	SELECT a.connection, a.list_id, u.tag, u.merge_id, u.name, u.type, u.required, mailchimp_sync.clock(), mailchimp_sync.clock()
 	FROM mailchimp_sync.audience a, unnest(_merge_ids, _tags, _names, _types, _required) AS u(merge_id, tag, name, type, required)
 	WHERE a.audience_id = _audience_id
 	ON CONFLICT (connection, list_id, tag) DO UPDATE SET merge_id = excluded.merge_id, name = excluded.name,
-		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at;
+		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at,
+		changed_at = CASE WHEN (f.merge_id, f.type) = (excluded.merge_id, excluded.type) THEN f.changed_at
+			ELSE excluded.changed_at END;
 
 	DELETE FROM mailchimp_sync.merge_field f USING mailchimp_sync.audience a
 	WHERE _all AND a.audience_id = _audience_id AND f.connection = a.connection AND f.list_id = a.list_id
 		AND f.tag <> ALL (_tags);
 
 	UPDATE mailchimp_sync.audience SET failures = 0, detail = NULL, next_attempt_at = NULL,
-		fields_read_at = CASE WHEN _all THEN mailchimp_sync.clock() ELSE fields_read_at END
+		fields_read_at = CASE WHEN _all THEN mailchimp_sync.clock() ELSE fields_read_at END,
+		fields_asked_at = CASE WHEN NOT _all THEN fields_asked_at END
 	WHERE audience_id = _audience_id;
+
+	SELECT mailchimp_sync.retry_fields(_audience_id);
 $$;
 
 -- an answer that refuses it is the audience's trouble; the fields are read again before the next try

@@ -134,6 +134,8 @@ AS $$
 			email = excluded.email, email_hash = excluded.email_hash,
 			state = excluded.state, detail = excluded.detail, action = excluded.action,
 			stale_tags = excluded.stale_tags, desired_hash = excluded.desired_hash, by_hand = excluded.by_hand,
+			left_hash = CASE WHEN c.member_hash IS NULL AND c.email_hash IS DISTINCT FROM excluded.email_hash
+				THEN mailchimp_sync.left_under(_audience_id, c.state, c.email_hash, c.left_hash) ELSE c.left_hash END,
 			leave_after = CASE WHEN c.action = excluded.action THEN least(c.leave_after, excluded.leave_after)
 				ELSE excluded.leave_after END,
 			changed_at = excluded.changed_at,
@@ -169,12 +171,12 @@ AS $$
 	), healed AS (
 		-- Mailchimp's words stay while what it refused is wanted
 		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)
-		WHERE f.work IN ('push', 'tag', 'rename', 'leave') AND f.audience_id = _audience_id AND f.source_id = _source_id
+		WHERE f.work IN ('push', 'leave', 'rename', 'tag') AND f.audience_id = _audience_id AND f.source_id = _source_id
 			AND f.contact_key = d.contact_key AND d.error_message IS NULL
-			AND CASE WHEN f.work = 'leave' THEN d.action IS DISTINCT FROM 'leave'
-					-- who opted out and cannot be told of at Mailchimp (carry.sql)
-					AND d.state <> 'opted_out'
-				ELSE d.state NOT IN ('refused', 'pending') OR d.desired_hash IS NULL END
+			AND CASE f.work WHEN 'push' THEN d.state NOT IN ('refused', 'pending') OR d.desired_hash IS NULL
+				-- who opted out and cannot be told of at Mailchimp (carry.sql)
+				WHEN 'leave' THEN d.action IS DISTINCT FROM 'leave' AND d.state <> 'opted_out'
+				ELSE d.action IS DISTINCT FROM f.work AND (d.state <> 'refused' OR d.desired_hash IS NULL) END
 	), lifted AS (
 		-- of an address that had opted out (carry.sql)
 		DELETE FROM mailchimp_sync.failure f USING desired d JOIN stored s USING (contact_key)

@@ -183,7 +183,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH refused AS (
 		UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1, detail = _detail,
-			next_attempt_at = mailchimp_sync.clock() + mailchimp_sync.backoff(c.attempts + 1)
+			next_attempt_at = mailchimp_sync.rests_until(c, mailchimp_sync.clock() + mailchimp_sync.backoff(c.attempts + 1))
 		FROM mailchimp_sync.carried(_inflight_id) s
 		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
 		RETURNING c.*
@@ -194,7 +194,7 @@ AS $$
 		r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), r.next_attempt_at
 	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id)
 	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
+		detail = excluded.detail, attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at,
 		next_attempt_at = excluded.next_attempt_at
 $$;
 

@@ -160,7 +160,7 @@ AS $$
 		WHERE c.audience_id = _audience.audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
 			AND c.action = 'subscribe' AND m.audience_id = c.audience_id AND m.email_hash IN (c.email_hash, c.left_hash)
 			AND m.archived_by_us AND m.status_before = 'subscribed'
-			AND (mailchimp_sync.is_read(_audience) AND c.changed_at < _audience.read_mark) IS NOT TRUE
+			AND (mailchimp_sync.is_read(_audience) AND c.changed_at < _audience.read_begun_at) IS NOT TRUE
 		RETURNING c.contact_key
 	), travelling AS (
 		UPDATE mailchimp_sync.contact c SET member_hash = c.email_hash, left_hash = NULL, sent_hash = NULL
@@ -245,9 +245,9 @@ AS $$
 		count(*) FILTER (WHERE c.queue = 'subscribe' AND c.version = s.version))
 	FROM mailchimp_sync.carried(_inflight_id) s
 	JOIN unnest(_hashes, _statuses) AS u(hash, status) ON u.hash = s.email_hash
-	JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key)
+	LEFT JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key)
 	LEFT JOIN mailchimp_sync.member m ON m.audience_id = s.audience_id AND m.email_hash = s.email_hash
-	WHERE NOT c.by_hand GROUP BY s.audience_id;
+	WHERE c.by_hand IS NOT TRUE GROUP BY s.audience_id;
 
 	WITH shown AS (
 		SELECT DISTINCT ON (u.hash) u.* FROM unnest(_hashes, _emails, _statuses, _contact_ids, _fields, _tags, _last_changed)
@@ -277,7 +277,7 @@ AS $$
 		RETURNING m.email_hash, m.sent_tags
 	), done AS (
 		UPDATE mailchimp_sync.contact c SET sent_hash = s.hash, refused_hash = NULL, attempts = 0,
-			next_attempt_at = NULL, batch_limit = NULL,
+			next_attempt_at = mailchimp_sync.rests_until(c, NULL), batch_limit = NULL,
 			state = CASE WHEN c.version <> s.version THEN c.state WHEN t.stale IS NULL THEN 'in_sync' ELSE 'pending' END,
 			detail = CASE WHEN c.version = s.version THEN NULL ELSE c.detail END,
 			action = CASE WHEN c.version <> s.version THEN c.action WHEN t.stale IS NOT NULL THEN 'tag' END,
@@ -298,9 +298,13 @@ AS $$
 	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
 $$;
 
--- contacts that Mailchimp refused, each with its words: they rest until they change
+/*
+ * Contacts that Mailchimp refused, each with its words: they rest until they change;
+ * where the words are of the day, or _for_now, at most for a day (retry.sql). Words about a field
+ * make us read the list's fields again, for it may be gone (field.sql).
+ */
 CREATE FUNCTION mailchimp_sync.push_refused(_inflight_id bigint, _emails text[], _codes text[], _errors text[],
-	_fields text[], _field_messages text[])
+	_fields text[], _field_messages text[], _for_now boolean DEFAULT false)
 RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -310,26 +314,31 @@ AS $$
 			concat_ws(' ', u.error, nullif(nullif(u.field_message, u.error), '')) AS detail, nullif(u.field, '') AS field
 		FROM unnest(_emails, _codes, _errors, _fields, _field_messages) AS u(email, code, error, field, field_message)
 	), refused AS (
-		UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1, refused_hash = s.hash, next_attempt_at = NULL,
-			batch_limit = NULL,
+		UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1, refused_hash = s.hash, batch_limit = NULL,
+			next_attempt_at = mailchimp_sync.rests_until(c, CASE WHEN c.version = s.version
+				AND (_for_now OR mailchimp_sync.refuses_for_now(d.detail)) THEN mailchimp_sync.day_later() END),
 			state = CASE WHEN c.version = s.version THEN 'refused' ELSE c.state END,
 			detail = CASE WHEN c.version = s.version THEN d.detail ELSE c.detail END,
 			action = CASE WHEN c.version = s.version THEN NULL ELSE c.action END
 		FROM mailchimp_sync.carried(_inflight_id) s
 		JOIN said d ON d.hash = s.email_hash
 		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
-		RETURNING c.audience_id, c.source_id, c.contact_key, c.email, c.attempts, d.code, d.detail, d.field,
+		RETURNING c.audience_id, c.source_id, c.contact_key, c.email, c.attempts, c.next_attempt_at, d.code, d.detail, d.field,
 			c.version = s.version AS is_wanted
 	)
 	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email,
-		title, detail, field, attempts, first_failed_at, last_failed_at)
+		title, detail, field, attempts, first_failed_at, last_failed_at, next_attempt_at)
 	SELECT 'push', r.audience_id, r.source_id, r.contact_key, a.connection, r.email,
-		r.code, r.detail, r.field, r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock()
+		r.code, r.detail, r.field, r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), r.next_attempt_at
 	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id)
 	WHERE r.is_wanted	-- else it has changed, or left, meanwhile
 	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET
 		email = excluded.email, title = excluded.title, detail = excluded.detail, field = excluded.field,
-		attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at, next_attempt_at = NULL
+		attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at, next_attempt_at = excluded.next_attempt_at;
+
+	SELECT mailchimp_sync.ask_fields(f.audience_id) FROM mailchimp_sync.inflight f
+	WHERE f.inflight_id = _inflight_id AND EXISTS (SELECT FROM unnest(_errors, _fields) AS u(error, field)
+		WHERE mailchimp_sync.is_about_field(u.field, u.error));
 $$;
 
 -- the contacts of a request of which its reply says nothing
@@ -359,7 +368,7 @@ BEGIN
 	FROM mailchimp_sync.passed_over(_inflight_id, _hashes, _emails) p
 	WHERE p.attempts >= 4 HAVING count(*) > 0;
 	UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1,
-		next_attempt_at = mailchimp_sync.clock() + mailchimp_sync.backoff(c.attempts + 1)
+		next_attempt_at = mailchimp_sync.rests_until(c, mailchimp_sync.clock() + mailchimp_sync.backoff(c.attempts + 1))
 	FROM mailchimp_sync.passed_over(_inflight_id, _hashes, _emails) p
 	WHERE c.audience_id = p.audience_id AND c.source_id = p.source_id AND c.contact_key = p.contact_key
 		AND p.attempts < 4;
@@ -432,24 +441,85 @@ AS $$
 	WHERE audience_id = _audience_id AND failures > 0
 $$;
 
--- no usable answer: the contacts rest, then go again with the values wanted then
+/*
+ * No usable answer: the contacts rest, all alike lest they come one by one, and go again with the values
+ * wanted then. One that keeps failing alone is a failure for people to see.
+ */
+CREATE FUNCTION mailchimp_sync.contacts_rest(_f mailchimp_sync.inflight, _attempts integer, _title text, _detail text,
+	_retry_at timestamptz)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_at	timestamptz := greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(_attempts));
+BEGIN
+	UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1, next_attempt_at = mailchimp_sync.rests_until(c, _at),
+		detail = concat_ws(': ', _title, _detail)
+	FROM mailchimp_sync.carried(_f.inflight_id) s
+	WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
+		AND c.action IS NOT NULL;
+	IF _attempts >= 3 AND _f.kind IN ('push', 'rename', 'leave', 'tag') THEN
+		INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email, title,
+			detail, attempts, first_failed_at, last_failed_at, next_attempt_at)
+		SELECT _f.kind, c.audience_id, c.source_id, c.contact_key, _f.connection, c.email, _title, _detail, c.attempts,
+			mailchimp_sync.clock(), mailchimp_sync.clock(), _at
+		FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1]
+			AND c.action IS NOT NULL
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.carried(_f.inflight_id) s
+				WHERE (s.source_id, s.contact_key) <> (_f.source_ids[1], _f.contact_keys[1] COLLATE "C"))
+		ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET email = excluded.email,
+			title = excluded.title, detail = excluded.detail, attempts = f.attempts + 1,
+			last_failed_at = excluded.last_failed_at, next_attempt_at = excluded.next_attempt_at;
+	END IF;
+END
+$$;
+
+/*
+ * Where Mailchimp fails for the third time at the same contacts it may be one of them: as with a request that is
+ * refused, half as many travel together next time. While nothing else succeeds either it is rather Mailchimp,
+ * and they are taken apart no further once they are 25 or fewer. One that fails alone while others arrive rests
+ * for a day after its fifth time.
+ */
 CREATE FUNCTION mailchimp_sync.push_failed(_inflight_id bigint, _outcome text, _title text, _detail text,
 	_retry_at timestamptz)
 RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1,
-		next_attempt_at = greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(c.attempts + 1)),
-		detail = concat_ws(': ', _title, _detail)
+DECLARE
+	_f			mailchimp_sync.inflight;
+	_attempts	integer;
+	_count		integer;
+	_suspicion	integer;
+BEGIN
+	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+	SELECT coalesce(max(c.attempts), 0) + 1, count(*) INTO _attempts, _count
 	FROM mailchimp_sync.carried(_inflight_id) s
-	WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
-		AND c.action IS NOT NULL;
-
-	SELECT mailchimp_sync.push_absent(_inflight_id) FROM mailchimp_sync.inflight f
-	WHERE f.inflight_id = _inflight_id AND f.kind = 'push' AND _outcome IN ('answered', 'refused', 'not_sent');
-
-	SELECT mailchimp_sync.tags_put(_inflight_id) WHERE _outcome IN ('doubt', 'error');
+	LEFT JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key);
+	_suspicion := CASE WHEN _f.kind IN ('push', 'tag') AND _attempts >= 3 THEN mailchimp_sync.suspicion(_f) ELSE 0 END;
+	IF _count > 1 AND (_suspicion = 2 OR _suspicion = 1 AND _count > 25) THEN
+		UPDATE mailchimp_sync.contact c SET attempts = c.attempts + 1,
+			next_attempt_at = mailchimp_sync.rests_until(c, _retry_at), batch_limit = greatest(_count / 2, 1),
+			detail = concat_ws(': ', _title, _detail)
+		FROM mailchimp_sync.carried(_inflight_id) s
+		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
+			AND c.action IS NOT NULL;
+	ELSIF _f.kind = 'push' AND _count = 1 AND _suspicion = 2 AND _attempts >= 5 THEN
+		PERFORM mailchimp_sync.push_refused(_inflight_id, ARRAY[c.email], ARRAY[_title], ARRAY[_detail],
+			ARRAY[NULL::text], ARRAY[NULL::text], true)
+		FROM mailchimp_sync.carried(_inflight_id) s
+		JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key);
+	ELSE
+		PERFORM mailchimp_sync.contacts_rest(_f, _attempts, _title, _detail, _retry_at);
+	END IF;
+	IF _f.kind = 'push' AND _outcome IN ('answered', 'refused', 'not_sent') THEN
+		PERFORM mailchimp_sync.push_absent(_inflight_id);
+	ELSIF _outcome IN ('doubt', 'error') THEN
+		PERFORM mailchimp_sync.tags_put(_inflight_id);
+	END IF;
+END
 $$;
 
 /*

@@ -2,14 +2,17 @@
  * read.sql: what members did outside of campaigns, the kind of work "read".
  *
  * Every audience is asked once in read_every which of its members changed since
- * the last time (API 3.0: since_ leaves its own second out, before_ takes it in, and
- * archived members are in a walk of their own). Their status is kept and evaluated
- * anew; who unsubscribed joins the opt-out group where the audience says so (D11).
+ * the last time (API 3.0: since_ leaves its own second out, archived members are in a
+ * walk of their own). Their status is kept and evaluated anew; who unsubscribed joins the
+ * opt-out group where the audience says so (D11).
  * Members that neither we nor a contact of the audience know are left alone (D15, R79).
  *
- * The next window begins well before the end of the last one: a row that moves
- * while the pages are read, a clock that differs from ours, and rows left out
- * because a request of ours was under way are read once more.
+ * Instants are Mailchimp's own: a read begins where the changes that were shown last end, not where
+ * our clock, which may be hours off, says that it asked. Of ours only the time that passed counts. Well
+ * before that, in fact: a row that changed while the pages were read, one that Mailchimp shows late, and one that was left out
+ * because a request of ours was under way are read once more, until nothing new was shown for
+ * a while. A walk goes by the instants of the rows, since rows that change meanwhile move to its end and
+ * the others would move up; only where more than a page changed in one second by their number.
  *
  * Archiving hides what a member was: who has unsubscribed, was cleaned, or archived by somebody else is
  * not to be told apart afterwards from who was subscribed until we archived it, and would be subscribed when it
@@ -21,9 +24,11 @@
 CREATE TABLE mailchimp_sync.reading (
 	audience_id		integer PRIMARY KEY,
 	since			timestamptz NOT NULL,
-	begun_at		timestamptz NOT NULL,
+	begun_at		timestamptz NOT NULL,		-- by our clock
 	archived		boolean NOT NULL DEFAULT false,		-- the second walk
+	page_since		timestamptz NOT NULL,
 	page_offset		bigint NOT NULL DEFAULT 0,
+	newest			timestamptz,				-- the last change that was shown
 	failures		integer NOT NULL DEFAULT 0,
 	next_attempt_at	timestamptz
 );
@@ -99,16 +104,18 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
-	INSERT INTO mailchimp_sync.reading (audience_id, since, begun_at)
-	SELECT a.audience_id, coalesce(a.read_mark, a.active_since) - interval '10 minutes', mailchimp_sync.clock()
-	FROM mailchimp_sync.audience a WHERE a.audience_id = _ready.audience_id
+	-- before anything was shown: no clock is a day off
+	INSERT INTO mailchimp_sync.reading (audience_id, since, begun_at, page_since)
+	SELECT a.audience_id, x.since, mailchimp_sync.clock(), x.since
+	FROM mailchimp_sync.audience a
+	CROSS JOIN LATERAL (SELECT coalesce(a.read_since, a.active_since - interval '1 day') AS since) x
+	WHERE a.audience_id = _ready.audience_id
 	ON CONFLICT DO NOTHING;
 	RETURN QUERY
 	SELECT _connection, 'GET', format('/lists/%s/members?since_last_changed=%s%s&sort_field=last_changed'
 			'&sort_dir=ASC&count=%s&offset=%s&fields=members.id,members.email_address,members.status,members.contact_id,'
-			'members.unsubscribe_reason,members.last_changed', _ready.list_id, mailchimp_sync.query_instant(r.since),
-			CASE WHEN r.archived THEN '&status=archived' END,
-			mailchimp_sync.page_size(), r.page_offset),
+			'members.unsubscribe_reason,members.last_changed', _ready.list_id, mailchimp_sync.query_instant(r.page_since),
+			CASE WHEN r.archived THEN '&status=archived' END, mailchimp_sync.page_size(), r.page_offset),
 		NULL::text, false, r.audience_id, NULL::bigint, 'members', NULL::integer[], NULL::text[], NULL::text[],
 		NULL::bigint[], NULL::bytea[]
 	FROM mailchimp_sync.reading r WHERE r.audience_id = _ready.audience_id;
@@ -239,35 +246,59 @@ BEGIN
 		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _audience_id AND c.left_hash = ANY (_hashes);
 	END IF;
-	PERFORM mailchimp_sync.read_page_done(_audience_id, cardinality(_ids));
+	PERFORM mailchimp_sync.read_page_done(_audience_id, cardinality(_ids),
+		(SELECT max(nullif(u.last_changed, '')::timestamptz) FROM unnest(_last_changed) AS u(last_changed)));
 END
 $$;
 
--- a short page ends a walk; the second walk ends the read, and what was read is noted with it
-CREATE FUNCTION mailchimp_sync.read_page_done(_audience_id integer, _rows integer) RETURNS void
+-- a short page ends a walk; the second walk ends the read
+CREATE FUNCTION mailchimp_sync.read_page_done(_audience_id integer, _rows integer, _newest timestamptz) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_r		mailchimp_sync.reading;
 	_full	boolean := _rows >= mailchimp_sync.page_size();
+	_next	timestamptz := _newest - interval '1 second';
 BEGIN
-	SELECT * INTO _r FROM mailchimp_sync.reading r WHERE r.audience_id = _audience_id;
-	IF _r.archived AND NOT _full THEN
-		UPDATE mailchimp_sync.audience SET read_at = mailchimp_sync.clock(), read_mark = _r.begun_at
-		WHERE audience_id = _audience_id;
-		UPDATE mailchimp_sync.contact c SET next_attempt_at = NULL
-		FROM mailchimp_sync.resting_unread(_audience_id, NULL) u
-		WHERE c.audience_id = _audience_id AND c.source_id = u.source_id AND c.contact_key = u.contact_key
-			AND c.changed_at < _r.begun_at;
-		DELETE FROM mailchimp_sync.reading WHERE audience_id = _audience_id;
-		DELETE FROM mailchimp_sync.failure f WHERE f.work = 'pull' AND f.audience_id = _audience_id AND f.contact_key = '';
-		PERFORM mailchimp_sync.audience_works(_audience_id);
-	ELSE
-		UPDATE mailchimp_sync.reading r SET archived = r.archived OR NOT _full,
-			page_offset = CASE WHEN _full THEN r.page_offset + mailchimp_sync.page_size() ELSE 0 END,
-			failures = 0, next_attempt_at = NULL
+	UPDATE mailchimp_sync.reading r SET newest = greatest(r.newest, _newest), failures = 0, next_attempt_at = NULL
+	WHERE r.audience_id = _audience_id RETURNING * INTO _r;
+	IF _full THEN
+		UPDATE mailchimp_sync.reading r SET page_since = greatest(r.page_since, _next),
+			page_offset = CASE WHEN _next > r.page_since THEN 0 ELSE r.page_offset + mailchimp_sync.page_size() END
 		WHERE r.audience_id = _audience_id;
+	ELSIF NOT _r.archived THEN
+		UPDATE mailchimp_sync.reading r SET archived = true, page_since = r.since, page_offset = 0
+		WHERE r.audience_id = _audience_id;
+	ELSE
+		PERFORM mailchimp_sync.read_done(_r);
 	END IF;
 END
+$$;
+
+/*
+ * Something new was shown: all that had changed before the read began is known, and the next one looks at the
+ * time since then again, and at ten minutes more. Nothing new, ten minutes after the last: nothing before that will come.
+ */
+CREATE FUNCTION mailchimp_sync.read_done(_r mailchimp_sync.reading) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.audience a SET read_at = mailchimp_sync.clock(), read_begun_at = _r.begun_at,
+		read_mark = greatest(a.read_mark, _r.newest),
+		read_mark_at = CASE WHEN n.is_news THEN mailchimp_sync.clock() ELSE a.read_mark_at END,
+		read_since = CASE
+			WHEN n.is_news THEN _r.newest - interval '10 minutes' - greatest(mailchimp_sync.clock() - _r.begun_at, '0')
+			WHEN _r.begun_at >= a.read_mark_at + interval '10 minutes' THEN a.read_mark
+			ELSE a.read_since END
+	FROM (SELECT coalesce(_r.newest > x.read_mark, _r.newest IS NOT NULL) AS is_news
+		FROM mailchimp_sync.audience x WHERE x.audience_id = _r.audience_id) n
+	WHERE a.audience_id = _r.audience_id;
+	UPDATE mailchimp_sync.contact c SET next_attempt_at = NULL
+	FROM mailchimp_sync.resting_unread(_r.audience_id, NULL) u
+	WHERE c.audience_id = _r.audience_id AND c.source_id = u.source_id AND c.contact_key = u.contact_key
+		AND c.changed_at < _r.begun_at;
+	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = _r.audience_id;
+	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'pull' AND f.audience_id = _r.audience_id AND f.contact_key = '';
+	SELECT mailchimp_sync.audience_works(_r.audience_id);
 $$;

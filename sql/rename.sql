@@ -249,7 +249,7 @@ $$;
 /*
  * An answer that refuses it. Where the list has the new address (API 3.0: Member
  * Exists) the contact takes that member over, also where it could not step aside;
- * anything else rests with Mailchimp's words until the contact changes.
+ * anything else rests with Mailchimp's words until the contact changes (or a day has passed, retry.sql).
  */
 CREATE FUNCTION mailchimp_sync.rename_refused(_inflight_id bigint, _title text, _detail text) RETURNS void
 LANGUAGE plpgsql
@@ -262,7 +262,9 @@ BEGIN
 	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
 	_taken := _f.phase = 'aside' OR _title = 'Member Exists' OR _detail LIKE '%already a list member%';
 	WITH refused AS (
-		UPDATE mailchimp_sync.contact c SET action = NULL, next_attempt_at = NULL,
+		UPDATE mailchimp_sync.contact c SET action = NULL,
+			next_attempt_at = CASE WHEN NOT _taken AND mailchimp_sync.refuses_for_now(_detail)
+				THEN mailchimp_sync.day_later() END,
 			attempts = CASE WHEN _taken THEN 0 ELSE c.attempts + 1 END,
 			taken_hash = CASE WHEN _taken THEN c.email_hash ELSE c.taken_hash END,
 			aside_email = CASE WHEN _f.phase = 'look' THEN c.aside_email END,
@@ -273,13 +275,13 @@ BEGIN
 		RETURNING c.*
 	)
 	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email, title, detail,
-		attempts, first_failed_at, last_failed_at)
+		attempts, first_failed_at, last_failed_at, next_attempt_at)
 	SELECT 'rename', r.audience_id, r.source_id, r.contact_key, a.connection, r.email, _title, _detail,
-		r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock()
+		r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), r.next_attempt_at
 	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id) WHERE NOT _taken
 	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = NULL;
+		detail = excluded.detail, attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at,
+		next_attempt_at = excluded.next_attempt_at;
 	PERFORM mailchimp_sync.rename_told(_f);
 END
 $$;

@@ -1,51 +1,6 @@
 /*
- * status.sql: is it working, how far is it, what failed (N8).
+ * status.sql: is it working, how far is it (N8).
  */
-
-/* ---- failures ---- */
-
-CREATE VIEW @extschema@.mc_failure WITH (security_barrier) AS
-SELECT f.work, a.audience, nullif(f.campaign_id, 0) AS campaign_id, s.source, nullif(f.contact_key, '') AS contact_key,
-	f.email, f.title, f.detail, f.field, f.attempts, f.first_failed_at, f.last_failed_at, f.next_attempt_at
-FROM mailchimp_sync.failure f
-JOIN mailchimp_sync.permitted_connection p USING (connection)
-LEFT JOIN mailchimp_sync.audience a USING (audience_id)
-LEFT JOIN mailchimp_sync.source s USING (source_id);
-COMMENT ON VIEW @extschema@.mc_failure IS
-	'what Mailchimp refused or what keeps failing, in Mailchimp''s own words; without next_attempt_at it rests until something changes';
-
-CREATE FUNCTION @extschema@.mc_retry(audience text DEFAULT NULL, source text DEFAULT NULL, contact_key text DEFAULT NULL)
-RETURNS bigint
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
-COMMENT ON FUNCTION @extschema@.mc_retry(text, text, text) IS
-	'tries failed work again now, all of it or that of an audience, source or contact; returns how many';
-
-CREATE FUNCTION mailchimp_sync.mc_retry(_audience text, _source text, _contact_key text) RETURNS bigint
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	_audience_id	integer := CASE WHEN _audience IS NOT NULL THEN mailchimp_sync.audience_id(_audience) END;
-	_source_id		integer := CASE WHEN _source IS NOT NULL THEN mailchimp_sync.source_id(_source) END;
-	_count			bigint;
-BEGIN
-	IF _contact_key IS NOT NULL AND _source IS NULL THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'a contact is named by its source and its key',
-			HINT = 'Give the source too.';
-	END IF;
-	INSERT INTO mailchimp_sync.event (source_id, contact_key, now)
-	SELECT DISTINCT f.source_id, f.contact_key, true
-	FROM mailchimp_sync.failure f
-	WHERE f.source_id <> 0 AND f.contact_key <> ''
-		AND (_audience_id IS NULL OR f.audience_id = _audience_id)
-		AND (_source IS NULL OR f.source_id = _source_id)
-		AND (_contact_key IS NULL OR f.contact_key = ANY (mailchimp_sync.normal_keys(_source_id, ARRAY[_contact_key])))
-		AND mailchimp_sync.caller_has('marketer', f.connection);
-	GET DIAGNOSTICS _count = ROW_COUNT;
-	PERFORM mailchimp_sync.wake();
-	RETURN _count;
-END
-$$;
 
 /* ---- progress ---- */
 
@@ -148,10 +103,12 @@ FROM (SELECT count(*) AS pending, min(c.changed_at) AS oldest
 	JOIN mailchimp_sync.permitted_connection p USING (connection)
 	WHERE c.action IS NOT NULL) q
 UNION ALL
--- what rests until somebody mends the data is no alarm, what keeps failing is
-SELECT 'failures', q.retried = 0, q.failures::text,
+-- what rests until somebody mends the data, or for a day, is no alarm, what keeps failing is
+SELECT 'failures', q.lasting = 0, q.failures::text,
 	CASE WHEN q.failures > 0 THEN format('%s of them tried again by itself; see mc_failure', q.retried) END
-FROM (SELECT count(*) AS failures, count(f.next_attempt_at) AS retried FROM @extschema@.mc_failure f) q
+FROM (SELECT count(*) AS failures, count(f.next_attempt_at) AS retried,
+		count(*) FILTER (WHERE f.next_attempt_at < f.last_failed_at + interval '1 hour') AS lasting
+	FROM @extschema@.mc_failure f) q
 UNION ALL
 SELECT 'erasures', q.oldest IS NULL OR q.oldest > mailchimp_sync.clock() - interval '1 hour', q.waiting::text,
 	CASE WHEN q.oldest IS NOT NULL THEN format('the oldest since %s; see mc_erasure', q.oldest) END

@@ -154,8 +154,8 @@ export class Simulator {
       this.answer(call, { status: 429, body: tooManyRequests().body() });
       return;
     }
-    const fault = this.faults.of(call.method, call.path);
-    const hold = this.holds.match(call.method, call.path);
+    const fault = this.faults.of(call.method, call.path, call.raw);
+    const hold = this.holds.match(call.method, call.path, call.raw);
     if (fault) call.entry.fault = fault.type;
     await sleep(this.latencyOf(call, found));
     if (hold?.when === 'before' && !(await this.holds.stop(hold, call.entry))) return void call.res.destroy();
@@ -246,7 +246,7 @@ export class Simulator {
     const [path, text = ''] = splitOnce(target, '?');
     const query = new URLSearchParams([...new URLSearchParams(text), ...Object.entries(params)]);
     const found = router.find(method, path);
-    const fault = this.faults.of(method, path);
+    const fault = this.faults.of(method, path, body);
     const failed = fault && { status: fault.status ?? FAULT_STATUS[fault.type] ?? 500, body: { title: 'Planned by a test' } };
     if (fault?.when === 'before') return [failed];
     const walks = method === 'GET' && found?.route?.query.count && !query.has('count');

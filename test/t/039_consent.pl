@@ -88,11 +88,12 @@ sub status
 }
 
 # Another address of the contact: y, to which it moved and from which it came back; v, its own one, which it gave up for x: what
-# Mailchimp says of x goes along with the contact when it comes back (D10).
+# Mailchimp says of x goes along with the contact when it comes back (D10), or is an opt-out by then (D11).
 sub other
 {
 	my ($state, $event, $policy) = @_;
-	return 'unsubscribed' if first_known_by_moving($state, $event, $policy);
+	return 'unsubscribed' if first_known_by_moving($state, $event, $policy)
+		|| $event eq 'visit' && $policy eq 'opt_out' && $state =~ /^(unsubscribed|admin)/;
 	return $state eq 'left' ? 'archived' : 'none' if $event eq 'move';
 	return $state =~ /unsubscribed|admin|cleaned|archived|pending|transactional/ ? 'archived' : 'subscribed' if $event eq 'visit';
 	return '';

@@ -13,21 +13,23 @@ function rule(id, input) {
   if (!Number.isInteger(nth) || nth < 1) throw new Error('nth must be 1 or more');
   if (!Number.isInteger(times) || (times < 1 && times !== -1)) throw new Error('times must be 1 or more, or -1');
   return {
-    id, method: input.method?.toUpperCase(), path: input.path, pattern: input.path ? new RegExp(input.path) : null, nth, times, seen: 0, hits: 0,
+    id, method: input.method?.toUpperCase(), path: input.path, pattern: input.path ? new RegExp(input.path) : null,
+    body: input.body, bodyPattern: input.body ? new RegExp(input.body) : null, nth, times, seen: 0, hits: 0,
   };
 }
 
 // Counts the request and tells whether the rule hits it.
-function hits(one, method, path) {
+function hits(one, method, path, body) {
   if (one.method && one.method !== method) return false;
   if (one.pattern && !one.pattern.test(path)) return false;
+  if (one.bodyPattern && !one.bodyPattern.test(body)) return false;
   one.seen += 1;
   const hit = one.seen >= one.nth && (one.times === -1 || one.seen < one.nth + one.times);
   if (hit) one.hits += 1;
   return hit;
 }
 
-function view({ pattern, ...rest }) {
+function view({ pattern, bodyPattern, ...rest }) {
   return rest;
 }
 
@@ -49,9 +51,9 @@ class Rules {
   }
 
   // Every rule counts every request; the first that hits wins.
-  match(method, path) {
+  match(method, path, body) {
     let found = null;
-    for (const one of this.rules) if (hits(one, method, path) && !found) found = one;
+    for (const one of this.rules) if (hits(one, method, path, body) && !found) found = one;
     return found;
   }
 
@@ -77,8 +79,8 @@ export class Faults extends Rules {
   }
 
   // The fault of a request: {type, when, …} or null.
-  of(method, path) {
-    const found = this.match(method, path);
+  of(method, path, body) {
+    const found = this.match(method, path, body);
     return found && { ...found.fault, when: FAULTS[found.fault.type] };
   }
 }

@@ -107,6 +107,13 @@ test('nth and times choose requests; faults can be listed and taken away', async
   await sim.ok('GET', '/ping');
 });
 
+test('a fault or a hold may ask for words in the body', async () => {
+  await fault('html_502', { body: 'b@example', times: -1 });
+  assert.equal((await post()).status, 200);
+  assert.equal((await sim.api('POST', sim.members, { ...member, email_address: 'b@example.org' })).status, 502);
+  assert.deepEqual((await sim.ctl('GET', '/faults')).faults.map((one) => [one.body, one.hits]), [['b@example', 1]]);
+});
+
 test('holds stop a request before or after its effect until it is released', async () => {
   for (const [when, effect] of [['before', false], ['after', true]]) {
     await sim.ctl('POST', '/holds', { method: 'POST', path: '/members$', when });

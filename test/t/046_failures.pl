@@ -1,0 +1,215 @@
+# What fails is tried again, by itself where that can help (R62, N8): refusals of the day, contacts that a deleted merge field stood
+# against, requests at which Mailchimp itself fails; by mc_retry at once. And no change at Mailchimp is missed by a clock that differs.
+
+use strict;
+use warnings;
+use JSON::PP;
+use McCrm;
+use McTest;
+use Test::More;
+
+my $crm = McCrm->start('main', candidates => 60, demo => { lists => [ { name => 'Customers' }, { name => 'Second' } ] });
+my ($node, $sim, $list) = @$crm{qw(node sim list)};
+my $push = { method => 'POST', path => '^/lists/[^/]+$' };
+
+sub failing { return { type => 'status', status => $_[0], json => JSON::PP::true } }
+sub broken { my ($status, %where) = @_; return $sim->fault(times => -1, %where, fault => failing($status)) }
+sub mend { $sim->delete('/_sim/faults') }
+
+# Every rest that grows by itself grows beyond what a slow machine takes.
+sub fail_long
+{
+	$crm->run;
+	for my $seconds (20, 40, 80, 160) { $crm->later($seconds); $crm->run }
+}
+
+$crm->sync;
+$crm->requests;
+
+# -----------------------------------------------------------------------------------------------------------------
+# Refusals of the day
+# -----------------------------------------------------------------------------------------------------------------
+
+# Mailchimp's words for now, once, of an address that it takes later; beside one that it never takes.
+my $words = 'c1@crm.test has signed up to a lot of lists very recently; we\'re not allowing more signups for now.';
+$sim->fault(%$push, fault => { type => 'status', status => 200, body => { new_members => [], updated_members => [], errors => [
+	{ email_address => 'c1@crm.test', error => $words, error_code => 'ERROR_GENERIC' }] } });
+$crm->ann("UPDATE crm.candidate SET first_name = 'Busy' WHERE id = 1");
+$crm->run;
+$crm->ann("UPDATE crm.candidate SET email = 'fake2\@crm.test' WHERE id = 2; UPDATE crm.candidate SET email = 'toomany3\@crm.test' WHERE id = 3");
+$crm->run;
+is($crm->state(1), "refused|$words", 'R62: a refusal for now, in Mailchimp\'s words');
+is($crm->rita("SELECT string_agg(format('%s %s %s', work, attempts, next_attempt_at - last_failed_at BETWEEN '1 day' AND '1 day 2 hours'), ', ' ORDER BY contact_key)
+	FROM mc_failure"), 'push 1 t, rename 1 , rename 1 t', 'N8: is tried again after a day, another one is not');
+is($crm->rita("SELECT ok, detail FROM mc_status WHERE item = 'failures'"), 't|2 of them tried again by itself; see mc_failure', 'which is no alarm');
+$crm->requests;
+$crm->later(86000);
+$crm->sync;
+is($crm->pushed, '', 'not before');
+$crm->later(7700);
+$crm->run;
+is($crm->requests, 'PATCH /lists/{list_id}/members/{subscriber_hash} 400, POST /lists/{list_id} 200', 'then those two');
+is($crm->shown('c1@crm.test') . ' ' . $crm->state(1), 'subscribed|Busy|g1 in_sync|', 'taken');
+is($crm->rita("SELECT string_agg(format('%s %s %s', work, attempts, next_attempt_at > last_failed_at + interval '1 day'), ', ' ORDER BY contact_key) FROM mc_failure"),
+	'rename 1 , rename 2 t', 'or refused once more, which counts');
+$crm->ann("UPDATE crm.candidate SET email = 'c' || id || '\@crm.test' WHERE id IN (2, 3)");
+$crm->run;
+is($crm->status . ' ' . $crm->rita('SELECT count(*) FROM mc_failure'), 'in_sync 60 0', 'who changes does not wait for it');
+
+# -----------------------------------------------------------------------------------------------------------------
+# A merge field that somebody deletes at Mailchimp
+# -----------------------------------------------------------------------------------------------------------------
+
+my $fields = 'GET /lists/{list_id}/merge-fields 200';
+my $healed = "$fields, POST /lists/{list_id}/merge-fields 200, POST /lists/{list_id} 200";
+$crm->requests;
+$sim->post('/_sim/act', { list => $list, action => 'delete_field', tag => 'LNAME' });
+$crm->ann("UPDATE crm.candidate SET last_name = 'Again' WHERE id IN (1, 2)");
+$crm->run;
+is($crm->requests, "POST /lists/{list_id} 200, $healed", 'a field is gone: the fields are read again, it is made, and who was refused goes');
+is($crm->status . ' ' . $crm->member('c1@crm.test')->{merge_fields}{LNAME}, 'in_sync 60 Again', 'all is well');
+$sim->post('/_sim/act', { list => $list, action => 'delete_field', tag => 'LNAME' });
+$crm->ann("UPDATE crm.candidate SET last_name = 'And again' WHERE id IN (1, 2)");
+$crm->run;
+is($crm->requests . ' ' . $crm->status, 'POST /lists/{list_id} 200 in_sync 58 refused 2', 'soon after that the fields are not read once more');
+is($crm->rita("SELECT DISTINCT field FROM mc_failure"), 'LNAME', 'the failures name the field');
+$crm->later(650);
+$crm->run;
+is($crm->requests . ' ' . $crm->status, "$healed in_sync 60", 'but after ten minutes');
+
+# Where the fields are what they were, one look is enough, and the contact rests.
+$sim->post('/_sim/act', { list => $list, action => 'add_field', tag => 'BORN', name => 'Born', type => 'date' });
+$crm->ann("ALTER TABLE crm.candidate ADD born text");
+$crm->define(q{'{"FNAME": "first_name", "LNAME": "last_name", "BORN": "born"}'}, q{tags => 'groups'}, q{linked => 'linked'});
+$crm->run;
+$crm->ann("UPDATE crm.candidate SET born = 'once' WHERE id = 1");
+$crm->run;
+$crm->requests;
+$crm->later(700), $crm->run for 1 .. 3;
+is($crm->requests . ' ' . $crm->status, "$fields in_sync 59 refused 1", 'a value that a field does not take is no reason to read the fields again and again');
+$sim->post('/_sim/act', { list => $list, action => 'delete_field', tag => 'BORN' });
+$sim->post('/_sim/act', { list => $list, action => 'add_field', tag => 'BORN', name => 'Born', type => 'text' });
+$crm->max("SELECT mc_refresh('main')");
+$crm->run;
+is($crm->member('c1@crm.test')->{merge_fields}{BORN} . ' ' . $crm->status, 'once in_sync 60', 'a field of another type, which mc_refresh has seen: it is tried again');
+
+# -----------------------------------------------------------------------------------------------------------------
+# Mailchimp fails at one contact, and for everybody
+# -----------------------------------------------------------------------------------------------------------------
+
+broken(500, %$push, body => 'poison');
+$crm->ann("UPDATE crm.candidate SET first_name = CASE id WHEN 7 THEN 'poison' ELSE 'fine' END WHERE id <= 26");
+$crm->run;
+for (1 .. 5) { last if $crm->status eq 'in_sync 59 refused 1'; $crm->later(60); $crm->run }
+is($crm->status, 'in_sync 59 refused 1', 'one at which Mailchimp fails: the others arrive');
+like($crm->state(7), qr/^refused\|Internal Server Error|^refused\|./, 'it rests');
+is($crm->rita("SELECT work, next_attempt_at - last_failed_at BETWEEN '1 day' AND '1 day 2 hours' FROM mc_failure"), 'push|t', 'for a day');
+mend();
+is($crm->max("SELECT mc_retry('people', 'candidate', '7')"), 1, 'or until mc_retry');
+$crm->run;
+is($crm->shown('c7@crm.test') . ' ' . $crm->rita('SELECT count(*) FROM mc_failure'), 'subscribed|poison|g1 0', 'which heals it');
+
+# An outage takes nobody apart.
+$crm->requests;
+broken(503);
+$crm->ann("UPDATE crm.candidate SET first_name = 'late' WHERE id <= 10");
+fail_long();
+my @sizes = map { scalar @{ $_->{body}{members} } } grep { $_->{route} eq 'POST /lists/{list_id}' } $crm->journal;
+cmp_ok(scalar @sizes, '>=', 4, 'Mailchimp is down');
+is(join(' ', grep { $_ != 10 } @sizes), '', 'and all travel together each time');
+mend();
+$crm->later(600);
+$crm->run;
+is($crm->pushed, '10', 'until it works');
+
+# -----------------------------------------------------------------------------------------------------------------
+# mc_retry reaches what keeps failing
+# -----------------------------------------------------------------------------------------------------------------
+
+# All at once: leaving, opting out, reading, a changed address; and another audience, whose list is gone.
+my $second = $crm->{demo}{lists}[1]{id};
+$crm->ann("SELECT mc_create_audience('second', 'main', 'Second', 'candidate', 'id = 1')");
+$crm->sync('second');
+$crm->later(700);
+broken(400, method => 'DELETE');
+broken(400, method => 'PATCH');
+broken(404, path => "^/lists/$second\$");
+$crm->ann("DELETE FROM crm.candidate WHERE id = 60; UPDATE crm.candidate SET email = 'moved\@crm.test' WHERE id = 59;
+	UPDATE crm.candidate SET active = false WHERE id = 2; UPDATE crm.candidate SET first_name = 'listed' WHERE id = 1");
+$crm->max("SELECT mc_opt_out('candidate', 58); SELECT mc_opt_out_email('c57\@crm.test')");
+$crm->run;
+# nobody leaves before the statuses are read, so that fails last
+broken(400, method => 'GET', path => "^/lists/$list/members\$");
+$crm->later(700);
+fail_long();
+my $failures = q{SELECT string_agg(work || ' ' || coalesce(contact_key, ''), ', ' ORDER BY work, contact_key COLLATE "C") FROM mc_failure};
+is($crm->rita($failures) =~ s/[0-9a-f]{32}/hash/r, 'leave 2, leave 58, leave 60, leave hash, pull , rename 59', 'all kinds of work fail');
+like($crm->rita("SELECT state, detail FROM mc_audience WHERE audience = 'second'"), qr/^failing\|./, 'and so does an audience as a whole');
+$crm->ann("UPDATE crm.candidate SET active = true WHERE id = 2");
+$crm->run;
+is($crm->rita($failures) =~ s/[0-9a-f]{32}/hash/r, 'leave 58, leave 60, leave hash, pull , rename 59', 'work that nobody wants any more is no failure');
+mend();
+$crm->requests;
+$crm->run;
+is($crm->requests, '', 'the others rest');
+like($node->error("SELECT mc_retry()", as => 'rita'), qr/42501/, 'a reader may not end that');
+is($crm->max("SELECT mc_retry('people')"), 5, 'mc_retry of an audience: how many');
+$crm->run;
+is(join(' ', map { $crm->shown($_) =~ s/\|.*//r } 'c57@crm.test', 'c58@crm.test', 'moved@crm.test', 'c60@crm.test'), 'unsubscribed unsubscribed subscribed archived', 'all is done');
+is($crm->rita('SELECT count(*) FROM mc_failure'), 0, 'nothing is left');
+is($crm->rita("SELECT state FROM mc_audience WHERE audience = 'second'"), 'failing', 'but of the other audience');
+is($crm->max('SELECT mc_retry()') . ' ' . $crm->max('SELECT mc_retry()'), '1 0', 'mc_retry of all ends that');
+$crm->run;
+is($crm->rita("SELECT state FROM mc_audience WHERE audience = 'second'") . ' ' . $crm->status('second'), 'active in_sync 1', 'and it works');
+
+# -----------------------------------------------------------------------------------------------------------------
+# Clocks that differ: ours is two hours ahead of Mailchimp's, then two behind
+# -----------------------------------------------------------------------------------------------------------------
+
+sub our_clock
+{
+	my ($seconds) = @_;
+	my $offset = $crm->{later} + $seconds;
+	$node->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$offset s'");
+	$node->query('SELECT pg_reload_conf()');
+	$node->wait_until("SELECT current_setting('mailchimp_sync.clock_offset')::interval = interval '$offset s'");
+}
+
+my $who = 20;
+for my $ahead (7200, -7200)
+{
+	my $wait = $ahead > 0 ? 0 : 90000;		# until what was done by the former clock is past
+	for my $round (1 .. 3)
+	{
+		$crm->later(660 + $wait);
+		our_clock($ahead);
+		$crm->run;
+		$sim->post('/_sim/act', { list => $list, email => 'c' . ++$who . '@crm.test', action => 'unsubscribe' });
+		$crm->later(660);
+		our_clock($ahead);
+		$crm->run;
+		is($crm->state($who), 'opted_out|is in the opt-out group', "a clock that is $ahead s ahead, round $round: who unsubscribes is seen");
+		$wait = 0;
+	}
+}
+
+# A walk goes on where it was though rows that it has seen change meanwhile.
+$node->query('CREATE OR REPLACE FUNCTION mailchimp_sync.page_size() RETURNS integer LANGUAGE sql IMMUTABLE AS $$SELECT 3$$');
+for (30 .. 36)
+{
+	$sim->post('/_sim/clock', { advance => 5 });
+	$sim->post('/_sim/act', { list => $list, email => "c$_\@crm.test", action => 'unsubscribe' });
+}
+$sim->hold(method => 'GET', path => '/members$', nth => 2, when => 'before');
+$crm->later(660);
+our_clock(0);
+my $run = $node->session(as => 'max');
+McTest::begin($run, 'CALL mc_run();');
+$sim->wait_held;
+$sim->post('/_sim/act', { list => $list, email => "c$_\@crm.test", action => 'edit', merge_fields => { FNAME => 'Moved' } }) for 30 .. 32;
+$sim->release;
+$run->query('');
+is(join(' ', map { $crm->state($_) =~ s/\|.*//r } 30 .. 36), join(' ', ('opted_out') x 7), 'nobody is passed over in a walk');
+$run->quit;
+
+done_testing();
