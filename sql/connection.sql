@@ -25,6 +25,8 @@ CREATE TABLE mailchimp_sync.connection (
 	-- backoff: how many requests in a row failed, and when to try again
 	failures		integer NOT NULL DEFAULT 0,
 	next_attempt_at	timestamptz,
+	-- Mailchimp took no batch, or one did not do its work: contacts leave one by one until then
+	no_batch_until	timestamptz,
 	-- mc_alter_connection
 	max_connections	integer CHECK (max_connections BETWEEN 1 AND 10),
 	campaigns_every	interval CHECK (campaigns_every > interval '0'),
@@ -395,6 +397,7 @@ DECLARE
 	_audiences	integer[] := ARRAY(SELECT a.audience_id FROM mailchimp_sync.audience a WHERE a.connection = _connection);
 BEGIN
 	DELETE FROM mailchimp_sync.inflight f WHERE f.connection = _connection AND f.doubt_at IS NOT NULL;
+	DELETE FROM mailchimp_sync.batch b WHERE b.connection = _connection;
 	DELETE FROM mailchimp_sync.failure f WHERE f.connection = _connection OR f.audience_id = ANY (_audiences);
 	DELETE FROM mailchimp_sync.member m WHERE m.audience_id = ANY (_audiences);
 	DELETE FROM mailchimp_sync.tag t WHERE t.audience_id = ANY (_audiences);

@@ -274,21 +274,21 @@ END
 $$;
 
 /*
- * Evaluates a contact with those whose addresses at Mailchimp are or were the same, as
+ * Evaluates contacts of a source with those whose addresses at Mailchimp are or were the same, as
  * must be before one of them is archived or moved: what the others want may not
  * have been read yet. Those in conflict do not count, there may be many. False where
- * the contact itself could not be evaluated.
+ * the contacts themselves could not be evaluated.
  */
-CREATE FUNCTION mailchimp_sync.fold_rivals(_audience_id integer, _source_id integer, _contact_key text) RETURNS boolean
+CREATE FUNCTION mailchimp_sync.fold_rivals(_audience_id integer, _source_id integer, _contact_keys text[]) RETURNS boolean
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH address AS (
 		SELECT DISTINCT h.email_hash FROM mailchimp_sync.contact c
 		CROSS JOIN LATERAL (VALUES (c.email_hash), (c.member_hash)) AS h(email_hash)
-		WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.contact_key = _contact_key
+		WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_contact_keys)
 	), rival AS (
-		SELECT _source_id AS source_id, _contact_key COLLATE "C" AS contact_key
+		SELECT _source_id AS source_id, k COLLATE "C" AS contact_key FROM unnest(_contact_keys) AS k
 		UNION
 		SELECT r.source_id, r.contact_key FROM address a
 		CROSS JOIN LATERAL (

@@ -197,6 +197,9 @@ BEGIN
 		mailchimp_sync.guard_limit(_g.base) - mailchimp_sync.guard_done(_audience_id, _kind));
 	SELECT coalesce(sum(cardinality(f.contact_keys)), 0) INTO _under_way FROM mailchimp_sync.inflight f
 	WHERE f.audience_id = _audience_id AND f.kind = CASE _kind WHEN 'subscribe' THEN 'push' ELSE _kind END;
+	IF _kind = 'leave' THEN
+		_under_way := _under_way + (SELECT count(*) FROM mailchimp_sync.batch_address b WHERE b.audience_id = _audience_id);
+	END IF;
 	IF _kind = 'subscribe' AND _room - _under_way < current_setting('mailchimp_sync.batch_size')::integer THEN
 		SELECT count(DISTINCT u.email_hash) INTO _under_way
 		FROM mailchimp_sync.inflight f

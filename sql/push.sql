@@ -6,9 +6,9 @@
  * matched to its contact. Done = the version sent is still the version wanted.
  */
 
--- addresses that a push has to wait for: under way, or of a leave that may still archive them
+-- addresses that a push has to wait for: under way, or of a leave or batch that may still archive them
 CREATE VIEW mailchimp_sync.push_busy AS
-SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b WHERE NOT b.is_ghost OR b.kind = 'leave';
+SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b WHERE NOT b.is_ghost OR b.kind IN ('leave', 'batch');
 
 /*
  * Those of the keys, given in their order with the number of contacts that each may

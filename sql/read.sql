@@ -17,7 +17,8 @@
  * Archiving hides what a member was: who has unsubscribed, was cleaned, or archived by somebody else is
  * not to be told apart afterwards from who was subscribed until we archived it, and would be subscribed when it
  * comes back. So whoever is to leave, and whoever comes back from the archive, rests (contact.next_attempt_at is
- * infinity) until a read that began after that was decided has come to its end, a minute ago at most.
+ * infinity) until a read that began after that was decided has come to its end, a minute ago at most. While a batch archives
+ * (batch.sql) there is a read every minute.
  */
 
 -- a read under way; not dumped, it begins anew after a restore
@@ -84,7 +85,9 @@ SELECT a.connection, a.audience_id, a.list_id, greatest(a.next_attempt_at, CASE
 		WHEN a.read_at IS NULL AND a.active_since < (SELECT h.stamped_at FROM mailchimp_sync.home h)
 			THEN mailchimp_sync.clock()
 		WHEN EXISTS (SELECT FROM mailchimp_sync.resting_unread(a.audience_id, 1)) THEN mailchimp_sync.clock()
-		ELSE coalesce(a.read_at, a.active_since) + a.read_every END) AS at
+		ELSE coalesce(a.read_at, a.active_since) + least(a.read_every,
+			CASE WHEN EXISTS (SELECT FROM mailchimp_sync.batch b WHERE (b.connection, b.list_id) = (a.connection, a.list_id)
+				AND b.phase IN ('seek', 'look')) THEN interval '1 minute' END) END) AS at
 FROM mailchimp_sync.audience a
 LEFT JOIN mailchimp_sync.reading r USING (audience_id)
 WHERE a.active_since IS NOT NULL AND NOT a.paused
@@ -172,7 +175,8 @@ $$;
 /*
  * A page of members: those that we know get the status that is shown. Not where a request of ours to the
  * address is or was under way since the page was asked for, nor where we know a
- * later change. Returns those whose status is news.
+ * later change. A batch takes its time, and whoever unsubscribes meanwhile is heard: of those
+ * that it carries only the archived ones are left out. Returns those whose status is news.
  */
 CREATE FUNCTION mailchimp_sync.store_statuses(_audience_id integer, _asked_at timestamptz, _ids text[], _emails text[],
 	_statuses text[], _contact_ids text[], _reasons text[], _last_changed text[],
@@ -198,7 +202,10 @@ AS $$
 			AND coalesce(m.read_at <= _asked_at, true) AND coalesce(m.last_changed <= s.last_changed, true)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = s.email_hash)
 			-- NOT IN: hashed once
-			AND s.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
+			AND s.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b
+				WHERE b.audience_id = _audience_id AND b.kind <> 'batch')
+			AND (s.status <> 'archived' OR s.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.batch_address b
+				WHERE b.audience_id = _audience_id))
 	), stored AS (
 		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id, last_changed, read_at)
 		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.last_changed, _asked_at FROM known k

@@ -111,7 +111,7 @@ BEGIN
 		CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id, mailchimp_sync.clock()) r LIMIT 1;
 		-- evaluated anew just before the request, with all who have or had its addresses
 		EXIT WHEN NOT FOUND
-			OR NOT mailchimp_sync.fold_rivals(_ready.audience_id, _ready.source_id, _ready.contact_key);
+			OR NOT mailchimp_sync.fold_rivals(_ready.audience_id, _ready.source_id, ARRAY[_ready.contact_key]);
 		SELECT c.* INTO _now FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _ready.audience_id AND c.source_id = _ready.source_id
 			AND c.contact_key = _ready.contact_key AND c.action = 'rename'

@@ -103,6 +103,7 @@ typedef struct McKind
 extern const McKind mc_field_kind;
 extern const McKind mc_push_kind;
 extern const McKind mc_tag_kind;
+extern const McKind mc_batch_kind;
 extern const McKind mc_leave_kind;
 extern const McKind mc_rename_kind;
 extern const McKind mc_opt_out_kind;
