@@ -11,6 +11,9 @@
  * The engine itself puts in who gets a campaign without being a member
  * (send_step.sql). That must not outdo what somebody says at the same moment, so
  * it takes no number of its own: it has 0, or that of the row that released the contact.
+ *
+ * The number is one of a sequence, other than an event's: it has to count on in a copy of the database, whose
+ * transactions begin anew. That changes lastval() only for who calls us, as every function with a table does.
  */
 CREATE TABLE mailchimp_sync.hand_given (
 	audience_id		integer NOT NULL,
