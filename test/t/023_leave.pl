@@ -130,6 +130,16 @@ is($crm->shown('c13@crm.test') =~ s/\|.*//r . ' ' . $crm->state(13), 'archived i
 	'D10: whom somebody had archived there before us does not come back by our rule');
 $sim->post('/_sim/config', { delete_archived => 'ok' });
 
+# Where Mailchimp archives an archived member once more without a word, that somebody else had done it can be known before alone.
+$sim->post('/_sim/act', { list => $list, email => 'c28@crm.test', action => 'archive' });
+$crm->requests;
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id = 28');
+$crm->run;
+is($crm->requests . ' ' . $crm->state(28), ' outside|the rule does not take it', 'D20: whom somebody has archived since we looked last is not archived by us');
+$crm->ann('UPDATE crm.candidate SET active = true WHERE id = 28');
+$crm->run;
+is($crm->shown('c28@crm.test') =~ s/\|.*//r . ' ' . $crm->state(28), 'archived inactive|archived at Mailchimp', 'D10: so our rule does not bring it back');
+
 # Mailchimp says no: its words, and later again.
 my $fault = $sim->fault(method => 'DELETE', path => '/members/', fault => { type => 'status', status => 400, json => JSON::PP::true });
 $crm->ann("UPDATE crm.candidate SET active = false WHERE id = 14");
