@@ -126,6 +126,18 @@ AS $$
 	SELECT least(300, 2 ^ (least(greatest(_failures, 1), 20) - 1)) * (0.75 + random() / 2) * interval '1 second'
 $$;
 
+-- an instant as Mailchimp shows it; null: none, or nothing that could be one
+CREATE FUNCTION mailchimp_sync.instant(_text text) RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN CASE WHEN _text ~ '^[0-9]{4}-[0-9]{2}-[0-9]{2}T' THEN _text::timestamptz END;
+EXCEPTION WHEN data_exception THEN
+	RETURN NULL;
+END
+$$;
+
 -- a refusal that is over by itself: of addresses that came to many lists lately (API 3.0, errors)
 CREATE FUNCTION mailchimp_sync.refuses_for_now(_detail text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
@@ -318,12 +330,12 @@ AS $$
 	SELECT CASE
 		WHEN NOT EXISTS (SELECT FROM mailchimp_sync.request r
 			WHERE r.started_at >= _f.sent_at AND r.inflight_id = _f.inflight_id
-				AND (r.status >= 500 OR r.outcome = 'doubt')) THEN 0
+				AND (r.status >= 500 OR r.outcome IN ('doubt', 'error'))) THEN 0
 		WHEN EXISTS (SELECT FROM mailchimp_sync.request r
 			WHERE r.connection = _f.connection AND r.outcome = 'answered' AND r.status < 300
 				AND r.started_at > (SELECT max(l.started_at) FROM mailchimp_sync.request l
 					WHERE l.kind = _f.kind AND l.audience_id = _f.audience_id AND l.started_at < _f.sent_at
-						AND (l.status >= 500 OR l.outcome = 'doubt'))) THEN 2
+						AND (l.status >= 500 OR l.outcome IN ('doubt', 'error')))) THEN 2
 		ELSE 1 END
 $$;
 

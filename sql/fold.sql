@@ -140,6 +140,8 @@ AS $$
 				ELSE excluded.leave_after END,
 			changed_at = excluded.changed_at,
 			version = c.version + 1,
+			-- who wants nothing any more begins anew
+			refused_hash = CASE WHEN excluded.desired_hash IS NOT NULL THEN c.refused_hash END,
 			-- a rest is for what failed, not for something new
 			attempts = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
 				OR c.action IS DISTINCT FROM excluded.action THEN 0 ELSE c.attempts END,

@@ -267,7 +267,7 @@ AS $$
 			s.member -> 'merge_fields', w.fields::jsonb, s.source_id,
 			s.tags,
 			ARRAY(SELECT t ->> 'name' FROM jsonb_array_elements(w.tags::jsonb) t ORDER BY 1),
-			nullif(w.last_changed, '')::timestamptz, mailchimp_sync.clock(), mailchimp_sync.clock()
+			mailchimp_sync.instant(w.last_changed), mailchimp_sync.clock(), mailchimp_sync.clock()
 		FROM sent s JOIN shown w ON w.hash = s.email_hash
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET email = excluded.email, status = excluded.status,
 			archived_by_us = false, status_before = NULL, ours = true, mailchimp_id = excluded.mailchimp_id,
@@ -341,6 +341,21 @@ AS $$
 		WHERE mailchimp_sync.is_about_field(u.field, u.error));
 $$;
 
+/*
+ * Of a member that the reply shows something cannot be read: it is there, but nobody knows how, so it rests
+ * until it changes or for a day.
+ */
+CREATE FUNCTION mailchimp_sync.push_unreadable(_inflight_id bigint, _hash text, _email text, _part text) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.push_refused(_inflight_id, ARRAY[c.email], ARRAY['unreadable answer'],
+		ARRAY[format('"%s" in Mailchimp''s answer is not what its API says', _part)], ARRAY[NULL::text], ARRAY[NULL::text], true)
+	FROM mailchimp_sync.carried(_inflight_id) s
+	JOIN mailchimp_sync.contact c USING (audience_id, source_id, contact_key)
+	WHERE s.email_hash IN (_hash, mailchimp_sync.email_hash(_email)) AND c.email_hash = s.email_hash
+$$;
+
 -- the contacts of a request of which its reply says nothing
 CREATE FUNCTION mailchimp_sync.passed_over(_inflight_id bigint, _hashes text[], _emails text[])
 RETURNS SETOF mailchimp_sync.contact
@@ -378,16 +393,16 @@ $$;
 /*
  * A definite answer, or none that could have had an effect: who was not brought
  * to Mailchimp by this request nor an earlier one is not there by us, so that
- * another address of theirs is simply a new one.
+ * another address of theirs is simply a new one. _there: those whom the answer shows.
  */
-CREATE FUNCTION mailchimp_sync.push_absent(_inflight_id bigint) RETURNS void
+CREATE FUNCTION mailchimp_sync.push_absent(_inflight_id bigint, _there text[] DEFAULT '{}') RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.contact c SET member_hash = NULL
 	FROM mailchimp_sync.carried(_inflight_id) s
 	WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
-		AND c.member_hash = s.email_hash
+		AND c.member_hash = s.email_hash AND s.email_hash NOT IN (SELECT h FROM unnest(_there) AS h WHERE h IS NOT NULL)
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.member m
 			WHERE m.audience_id = s.audience_id AND m.email_hash = s.email_hash)
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.busy b
@@ -477,7 +492,7 @@ END
 $$;
 
 /*
- * Where Mailchimp fails for the third time at the same contacts it may be one of them: as with a request that is
+ * Where Mailchimp fails for the third time at the same contacts, or we at its answer, it may be one of them: as with a request that is
  * refused, half as many travel together next time. While nothing else succeeds either it is rather Mailchimp,
  * and they are taken apart no further once they are 25 or fewer. One that fails alone while others arrive rests
  * for a day after its fifth time.

@@ -189,7 +189,7 @@ SET enable_mergejoin = off
 AS $$
 	WITH shown AS (
 		SELECT DISTINCT ON (1) lower(u.id) COLLATE "C" AS email_hash, u.email, u.status, u.contact_id,
-			nullif(u.reason, '') AS reason, nullif(u.last_changed, '')::timestamptz AS last_changed
+			nullif(u.reason, '') AS reason, mailchimp_sync.instant(u.last_changed) AS last_changed
 		FROM unnest(_ids, _emails, _statuses, _contact_ids, _reasons, _last_changed)
 			AS u(id, email, status, contact_id, reason, last_changed)
 		WHERE u.status IN ('subscribed', 'unsubscribed', 'cleaned', 'pending', 'transactional', 'archived')
@@ -254,7 +254,10 @@ BEGIN
 		WHERE c.audience_id = _audience_id AND c.left_hash = ANY (_hashes);
 	END IF;
 	PERFORM mailchimp_sync.read_page_done(_audience_id, cardinality(_ids),
-		(SELECT max(nullif(u.last_changed, '')::timestamptz) FROM unnest(_last_changed) AS u(last_changed)));
+		(SELECT max(x.at) FROM unnest(_last_changed) AS u(last_changed)
+			CROSS JOIN LATERAL mailchimp_sync.instant(u.last_changed) AS x(at)
+			-- nothing that nobody can have seen yet: no clock is a day off
+			WHERE x.at < mailchimp_sync.clock() + interval '1 day'));
 END
 $$;
 

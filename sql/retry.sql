@@ -45,11 +45,13 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.retry_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(c.next_attempt_at) FROM mailchimp_sync.contact c
-	WHERE c.state = 'refused' AND c.action IS NULL AND c.next_attempt_at IS NOT NULL
+BEGIN
+	RETURN (SELECT min(c.next_attempt_at) FROM mailchimp_sync.contact c
+		WHERE c.state = 'refused' AND c.action IS NULL AND c.next_attempt_at IS NOT NULL);
+END
 $$;
 
 /* ---- for people ---- */

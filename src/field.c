@@ -33,7 +33,8 @@ field_apply(McUnit *unit)
 		MC_SQL("SELECT mailchimp_sync.field_refused($1, $2, $3)", mc_arg_int8(unit->inflight_id),
 			   mc_arg_text(reply->title), mc_arg_text(reply->detail));
 	else if (strcmp(unit->phase, "read") == 0)
-		store_fields(unit, cJSON_GetObjectItemCaseSensitive(reply->json, "merge_fields"), true);
+		/* what it does not name is gone, so what is no page must not pass for an empty one */
+		store_fields(unit, mc_json_needed_array(reply->json, "merge_fields"), true);
 	else
 	{
 		/* an array around what the reply owns, which nobody has to free */

@@ -169,14 +169,13 @@ end_inflight(McUnit *unit)
 }
 
 static void
-log_request(McUnit *unit)
+log_request(McUnit *unit, const char *outcome, const char *title, const char *detail)
 {
 	const McReply *reply = unit->reply;
 
 	MC_SQL("SELECT mailchimp_sync.log_request($1, $2, $3, $4, $5, $6, $7)",
-		   mc_arg_int8(unit->inflight_id), mc_arg_int4(reply->status),
-		   mc_arg_text(mc_outcome_name(reply->outcome)), mc_arg_text(reply->title),
-		   mc_arg_text(reply->detail), mc_arg_time(unit->started_at),
+		   mc_arg_int8(unit->inflight_id), mc_arg_int4(reply->status), mc_arg_text(outcome),
+		   mc_arg_text(title), mc_arg_text(detail), mc_arg_time(unit->started_at),
 		   mc_arg_datum(FLOAT8OID, Float8GetDatum(unit->http.seconds)));
 }
 
@@ -187,7 +186,7 @@ apply(void *arg)
 	const McReply *reply = unit->reply;
 	const char *outcome = mc_outcome_name(reply->outcome);
 
-	log_request(unit);
+	log_request(unit, outcome, reply->title, reply->detail);
 	MC_SQL("SELECT mailchimp_sync.connection_replied($1, $2, $3, $4, $5)",
 		   mc_arg_text(unit->connection), mc_arg_text(outcome), mc_arg_int4(reply->status),
 		   mc_arg_text(reply->detail ? reply->detail : reply->title),
@@ -229,10 +228,12 @@ typedef struct Failure
 static void
 apply_failure(void *arg)
 {
+	static const char *const outcome = "error";
+	static const char *const title = "the reply could not be applied";
 	Failure *f = arg;
 
-	log_request(f->unit);
-	unit_failed(f->unit, "error", "the reply could not be applied", f->error->message,
+	log_request(f->unit, outcome, title, f->error->message);
+	unit_failed(f->unit, outcome, title, f->error->message,
 				TimestampTzPlusMilliseconds(mc_clock_now(), ERROR_REST));
 	end_inflight(f->unit);
 }

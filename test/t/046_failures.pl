@@ -3,6 +3,7 @@
 
 use strict;
 use warnings;
+use Digest::MD5 qw(md5_hex);
 use JSON::PP;
 use McCrm;
 use McTest;
@@ -108,6 +109,51 @@ mend();
 is($crm->max("SELECT mc_retry('people', 'candidate', '7')"), 1, 'or until mc_retry');
 $crm->run;
 is($crm->shown('c7@crm.test') . ' ' . $crm->rita('SELECT count(*) FROM mc_failure'), 'subscribed|poison|g1 0', 'which heals it');
+
+# -----------------------------------------------------------------------------------------------------------------
+# Answers that are not what the API says
+# -----------------------------------------------------------------------------------------------------------------
+
+# What the simulator answers: that it has updated these, whatever the second argument says of a part of them.
+sub answers
+{
+	my ($ids, %parts) = @_;
+	my @members = map { { id => md5_hex("c$_\@crm.test"), email_address => "c$_\@crm.test", contact_id => "id$_", status => 'subscribed', merge_fields => {}, tags => [],
+		last_changed => '2026-01-01T00:00:00+00:00', %{ $parts{$_} // {} } } } @$ids;
+	return $sim->fault(%$push, fault => { type => 'status', status => 200, body => { new_members => [], updated_members => \@members, errors => [] } });
+}
+
+my @wrong = ([ tags => 'none' ], [ tags => [ 1, 'two' ] ], [ tags => [ { id => {}, name => 'x' } ] ], [ tags => [ { id => 1, name => [] } ] ], [ merge_fields => [] ], [ merge_fields => '{' ],
+	[ status => 'nonsense' ], [ status => 7 ], [ email_address => JSON::PP::null ]);
+answers([ 1 .. @wrong + 2 ], map({ ($_ + 1 => { $wrong[$_][0] => $wrong[$_][1] }) } keys @wrong), @wrong + 1 => { last_changed => '2026-02-31T99:00:00', contact_id => [] });
+$crm->ann('UPDATE crm.candidate SET first_name = \'read\' WHERE id <= ' . (@wrong + 2));
+$crm->requests;
+$crm->run;
+is($crm->requests . ' ' . $crm->status, 'POST /lists/{list_id} 200 in_sync ' . (60 - @wrong) . ' refused ' . @wrong, 'the others of the answer are read, also where an instant is none');
+is($crm->rita("SELECT string_agg(format('%s %s %s', detail, title, next_attempt_at - last_failed_at BETWEEN '1 day' AND '1 day 2 hours'), ', ' ORDER BY contact_key::int) FROM mc_failure"),
+	join(', ', map { qq{"$_->[0]" in Mailchimp's answer is not what its API says unreadable answer t} } @wrong), 'each is a failure of its own that rests for a day');
+$crm->ann("UPDATE crm.candidate SET active = false WHERE id IN (1, 2); UPDATE crm.candidate SET first_name = 'more' WHERE id = 3");
+$crm->run;
+is($crm->shown('c1@crm.test') =~ s/\|.*//r . ' ' . $crm->shown('c2@crm.test') =~ s/\|.*//r, 'archived archived', 'who is there by an answer that could not be read can leave');
+is($crm->shown('c3@crm.test'), 'subscribed|more|g0', 'or changes');
+$crm->ann('UPDATE crm.candidate SET active = true WHERE id IN (1, 2)');
+$crm->max('SELECT mc_retry()');
+$crm->run;
+is($crm->status . ' ' . $crm->rita('SELECT count(*) FROM mc_failure'), 'in_sync 60 0', 'or is tried again');
+
+# Something else that cannot be stored: whoever is to blame is found.
+$node->query(q{CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''no room for it''; END';
+	CREATE TRIGGER refuse BEFORE INSERT OR UPDATE ON mailchimp_sync.member FOR EACH ROW WHEN (NEW.email = 'c9@crm.test' AND NEW.sent_fields ->> 'FNAME' = 'huge') EXECUTE FUNCTION public.refuse()});
+$crm->ann("UPDATE crm.candidate SET first_name = CASE id WHEN 9 THEN 'huge' ELSE 'small' END WHERE id <= 20");
+$crm->run;
+for (1 .. 12) { last if $crm->status eq 'in_sync 59 refused 1'; $crm->later(400); $crm->run }
+is($crm->status . ' ' . $crm->state(9), 'in_sync 59 refused 1 refused|no room for it', 'one whose answer cannot be stored: the others arrive, and it rests');
+is($crm->rita("SELECT title, next_attempt_at - last_failed_at BETWEEN '1 day' AND '1 day 2 hours' FROM mc_failure"), 'the reply could not be applied|t', 'for a day');
+is($crm->rita("SELECT DISTINCT status, detail FROM mc_request WHERE outcome = 'error'"), '200|the reply could not be applied: no room for it', 'mc_request says it');
+$node->query('DROP TRIGGER refuse ON mailchimp_sync.member; DROP FUNCTION public.refuse()');
+$crm->max('SELECT mc_retry()');
+$crm->run;
+is($crm->status . ' ' . $crm->shown('c9@crm.test'), 'in_sync 60 subscribed|huge|g0', 'it is there after all');
 
 # An outage takes nobody apart.
 $crm->requests;
