@@ -45,6 +45,8 @@
 /* between two progress notices of mc_run, and how many times as long as one takes */
 #define NOTICE_MS 1000
 #define NOTICE_SHARE 20
+/* between two clearings of what is kept no longer */
+#define TIDY_MS 3600000
 
 /* Kinds of work, most urgent first. A new kind is one line here. */
 static const McKind *const kinds[] = {
@@ -83,7 +85,7 @@ struct McEngine
 	List *unapplied; /* of McUnit: their replies are to be applied again */
 	char *notice;	 /* the last one shown */
 	TimestampTz next_notice;
-	TimestampTz tidied_at;
+	TimestampTz next_tidy;
 };
 
 /* until the end of the transaction */
@@ -432,17 +434,35 @@ show_progress(McEngine *engine, bool last)
 	engine->notice = notice;
 }
 
-/* The log of requests is kept for mailchimp_sync.log_retention; once an hour is often enough. */
+static void
+run_tidy(void *arg)
+{
+	MC_SQL0("SELECT mailchimp_sync.tidy()");
+}
+
+/*
+ * The log of requests is kept for mailchimp_sync.log_retention; once an hour is often enough, and
+ * where it fails the work goes on all the same.
+ */
 static void
 tidy(McEngine *engine)
 {
 	TimestampTz now = mc_clock_now();
+	ErrorData *error;
 
-	if (engine->tidied_at != 0 && !TimestampDifferenceExceeds(engine->tidied_at, now, 3600 * 1000))
+	if (engine->next_tidy > now)
 		return;
-	engine->tidied_at = now;
+	engine->next_tidy = TimestampTzPlusMilliseconds(now, TIDY_MS);
 	begin(engine);
-	MC_SQL0("SELECT mailchimp_sync.tidy()");
+	if (!mc_try(run_tidy, NULL, &error))
+	{
+		engine->next_tidy = TimestampTzPlusMilliseconds(now, FALLBACK_MS);
+		if (!mc_is_contention(error))
+			ereport(WARNING,
+					(errcode(error->sqlerrcode),
+					 errmsg("could not delete what is kept no longer: %s", mc_loggable(error)),
+					 mc_loggable_context(error)));
+	}
 	commit(engine);
 }
 

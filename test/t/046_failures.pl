@@ -155,6 +155,16 @@ $crm->max('SELECT mc_retry()');
 $crm->run;
 is($crm->status . ' ' . $crm->shown('c9@crm.test'), 'in_sync 60 subscribed|huge|g0', 'it is there after all');
 
+# Clearing away fails: that is no reason to do nothing else.
+$node->query(q{CREATE FUNCTION public.refuse() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RAISE EXCEPTION ''nothing is deleted''; END';
+	CREATE TRIGGER refuse BEFORE DELETE ON mailchimp_sync.request FOR EACH STATEMENT EXECUTE FUNCTION public.refuse()});
+my $log = -s $node->logfile;
+$crm->ann("UPDATE crm.candidate SET first_name = 'goes on' WHERE id = 9");
+$crm->run;
+is($crm->shown('c9@crm.test'), 'subscribed|goes on|g0', 'N17: the engine works on where the log of requests cannot be cleared');
+is(() = substr(PostgreSQL::Test::Utils::slurp_file($node->logfile), $log) =~ /WARNING:  could not delete what is kept no longer: nothing is deleted/g, 1, 'and says so once');
+$node->query('DROP TRIGGER refuse ON mailchimp_sync.request; DROP FUNCTION public.refuse()');
+
 # An outage takes nobody apart.
 $crm->requests;
 broken(503);
