@@ -282,6 +282,7 @@ BEGIN
 	ON CONFLICT (audience_id, source_id) DO UPDATE SET rule = excluded.rule, rule_expr = excluded.rule_expr,
 		compare_phase = CASE WHEN x.compare_from IS NOT NULL THEN 'rows' END, compare_after = NULL;
 	PERFORM mailchimp_sync.ask_audience(_audience_id);
+	PERFORM mailchimp_sync.source_mended(_source_id);
 END
 $$;
 
@@ -326,8 +327,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_audience_id	integer := mailchimp_sync.audience_id(_audience);
+	_source_id		integer := mailchimp_sync.source_of_audience(_audience_id, _source);
 BEGIN
-	PERFORM mailchimp_sync.uncouple(_audience_id, mailchimp_sync.source_of_audience(_audience_id, _source));
+	PERFORM mailchimp_sync.uncouple(_audience_id, _source_id);
+	PERFORM mailchimp_sync.source_mended(_source_id);
 	PERFORM mailchimp_sync.wake();
 END
 $$;
@@ -417,7 +420,8 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_id	integer := mailchimp_sync.audience_id(_audience);
+	_id			integer := mailchimp_sync.audience_id(_audience);
+	_source_ids	integer[];
 BEGIN
 	-- a comparison locks it first, too
 	PERFORM FROM mailchimp_sync.audience WHERE audience_id = _id FOR UPDATE;
@@ -426,10 +430,11 @@ BEGIN
 	DELETE FROM mailchimp_sync.tag WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _id;
+	_source_ids := ARRAY(SELECT x.source_id FROM mailchimp_sync.audience_source x WHERE x.audience_id = _id);
 	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _id;
-	DELETE FROM mailchimp_sync.reading WHERE audience_id = _id;
 	PERFORM mailchimp_sync.guard_forget(ARRAY[_id]);
 	DELETE FROM mailchimp_sync.audience WHERE audience_id = _id;
+	PERFORM mailchimp_sync.source_mended(s) FROM unnest(_source_ids) s;
 END
 $$;
 

@@ -41,22 +41,25 @@ BEGIN
 END
 $$;
 
--- what an evaluation that failed as a whole means for its source
-CREATE FUNCTION mailchimp_sync.source_trouble(_source_id integer, _error_state text, _error_message text)
+-- what an evaluation that failed as a whole means for its source; nothing where that was put right meanwhile
+CREATE FUNCTION mailchimp_sync.source_trouble(_source_id integer, _revision integer, _error_state text, _error_message text)
 RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE mailchimp_sync.source s SET
-		state = CASE WHEN mailchimp_sync.error_is_lasting(_error_state) THEN 'stopped' ELSE 'waiting' END,
-		detail = CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = s.relation) THEN _error_message
-			ELSE 'its relation is gone' END,
-		failures = s.failures + 1,
-		next_attempt_at = CASE WHEN NOT mailchimp_sync.error_is_lasting(_error_state)
-			THEN mailchimp_sync.clock() + mailchimp_sync.backoff(s.failures + 1) END
-	WHERE s.source_id = _source_id;
-
-	DELETE FROM mailchimp_sync.event WHERE source_id = _source_id AND mailchimp_sync.error_is_lasting(_error_state);
+	WITH troubled AS (
+		UPDATE mailchimp_sync.source s SET
+			state = CASE WHEN mailchimp_sync.error_is_lasting(_error_state) THEN 'stopped' ELSE 'waiting' END,
+			detail = CASE WHEN EXISTS (SELECT FROM pg_class c WHERE c.oid = s.relation) THEN _error_message
+				ELSE 'its relation is gone' END,
+			failures = s.failures + 1,
+			next_attempt_at = CASE WHEN NOT mailchimp_sync.error_is_lasting(_error_state)
+				THEN mailchimp_sync.clock() + mailchimp_sync.backoff(s.failures + 1) END
+		WHERE s.source_id = _source_id AND s.revision = _revision
+		RETURNING s.source_id
+	)
+	DELETE FROM mailchimp_sync.event e USING troubled t
+	WHERE e.source_id = t.source_id AND mailchimp_sync.error_is_lasting(_error_state)
 $$;
 
 CREATE FUNCTION mailchimp_sync.source_is_usable(_source mailchimp_sync.source) RETURNS boolean
@@ -97,7 +100,7 @@ BEGIN
 	END IF;
 	SELECT v.error_state, v.error_message INTO _trouble FROM unnest(_values) v WHERE v.contact_key IS NULL LIMIT 1;
 	IF FOUND THEN
-		PERFORM mailchimp_sync.source_trouble(_source_id, _trouble.error_state, _trouble.error_message);
+		PERFORM mailchimp_sync.source_trouble(_source_id, _source.revision, _trouble.error_state, _trouble.error_message);
 		RETURN NULL;
 	END IF;
 	RETURN mailchimp_sync.of_possible_keys(_source_id, _values);
@@ -365,16 +368,17 @@ AS $$
 DECLARE
 	_query			text;
 	_owner			regrole;
+	_revision		integer;
 	_watched		regclass;
 	_keys			text[];
 	_error_state	text;
 	_error_message	text;
 	_any_error		text;
 BEGIN
-	SELECT s.owner, CASE WHEN w.keys_query IS NULL THEN mailchimp_sync.own_keys_query(_source_id)
+	SELECT s.owner, s.revision, CASE WHEN w.keys_query IS NULL THEN mailchimp_sync.own_keys_query(_source_id)
 			ELSE mailchimp_sync.event_keys_query(_relation_id) END,
 		CASE WHEN w.keys_query IS NOT NULL THEN w.relation END
-	INTO STRICT _owner, _query, _watched
+	INTO STRICT _owner, _revision, _query, _watched
 	FROM mailchimp_sync.source s JOIN mailchimp_sync.watch w USING (source_id)
 	WHERE s.source_id = _source_id AND w.relation_id = _relation_id;
 	SELECT coalesce(array_agg(DISTINCT e.contact_key) FILTER (WHERE e.error_state IS NULL
@@ -387,7 +391,7 @@ BEGIN
 	IF mailchimp_sync.follow_key_type(_source_id, _any_error) THEN
 		RETURN mailchimp_sync.event_keys(_source_id, _relation_id, _rows);
 	ELSIF _error_state IS NOT NULL THEN
-		PERFORM mailchimp_sync.source_trouble(_source_id, _error_state, CASE WHEN _watched IS NULL THEN _error_message
+		PERFORM mailchimp_sync.source_trouble(_source_id, _revision, _error_state, CASE WHEN _watched IS NULL THEN _error_message
 			ELSE format('watched relation %s: %s', _watched, _error_message) END);
 		RETURN NULL;
 	END IF;
@@ -658,8 +662,9 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_step	mailchimp_sync.audience_source;
-	_page	mailchimp_sync.compare_page;
+	_step		mailchimp_sync.audience_source;
+	_revision	integer;
+	_page		mailchimp_sync.compare_page;
 BEGIN
 	PERFORM mailchimp_sync.compare_begin();
 	-- stopped meanwhile: the other sources go on without it
@@ -676,12 +681,13 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN 0;
 	END IF;
+	SELECT s.revision INTO _revision FROM mailchimp_sync.source s WHERE s.source_id = _step.source_id;
 	_page := mailchimp_sync.compare_page(_step.audience_id, _step.source_id, _step.compare_phase, _step.compare_after);
 	IF mailchimp_sync.follow_key_type(_step.source_id,
 			coalesce(_page.error_state, (SELECT min(v.error_state) FROM unnest(_page.values) v))) THEN
 		RETURN 1;
 	ELSIF _page.error_state IS NOT NULL THEN
-		PERFORM mailchimp_sync.source_trouble(_step.source_id, _page.error_state, _page.error_message);
+		PERFORM mailchimp_sync.source_trouble(_step.source_id, _revision, _page.error_state, _page.error_message);
 		RETURN 1;
 	END IF;
 	PERFORM mailchimp_sync.apply_values(_step.source_id, ARRAY[_step.audience_id], _page.keys, _page.values);

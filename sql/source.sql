@@ -28,8 +28,9 @@ CREATE TABLE mailchimp_sync.source (
 	-- mc_alter_source: what its triggers are for, and whether replication fires them
 	triggers		text NOT NULL DEFAULT 'auto' CHECK (triggers IN ('auto', 'statement', 'row')),
 	replica			boolean NOT NULL DEFAULT false CHECK (NOT (replica AND triggers = 'statement')),
-	-- ok; stopped: an expression fails (class 42 or 25), until it is defined
-	-- anew; waiting: tried again at next_attempt_at
+	revision		integer NOT NULL DEFAULT 0,		-- counts changes of what is evaluated: of this, a rule, a watch
+	-- ok; stopped: an expression fails (class 42 or 25), until something of it
+	-- is defined anew; waiting: tried again at next_attempt_at
 	state			text NOT NULL DEFAULT 'ok' CHECK (state IN ('ok', 'stopped', 'waiting')),
 	detail			text,
 	failures		integer NOT NULL DEFAULT 0,
@@ -324,13 +325,27 @@ CREATE FUNCTION mailchimp_sync.source_redefined(_source_id integer) RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE mailchimp_sync.source SET state = 'ok', detail = NULL, failures = 0, next_attempt_at = NULL
+	UPDATE mailchimp_sync.source SET revision = revision + 1, state = 'ok', detail = NULL, failures = 0,
+		next_attempt_at = NULL
 	WHERE source_id = _source_id;
 	UPDATE mailchimp_sync.audience_source SET compare_phase = 'rows', compare_after = NULL
 	WHERE source_id = _source_id AND compare_from IS NOT NULL;
 	SELECT mailchimp_sync.install_triggers(_source_id);
 	INSERT INTO mailchimp_sync.event (source_id) VALUES (_source_id);
 	SELECT mailchimp_sync.wake()
+$$;
+
+/*
+ * A rule or a watch was changed or taken away. Where the source was stopped, that may have been
+ * why; an error that the engine is finding just now may be of the former one (source_trouble).
+ */
+CREATE FUNCTION mailchimp_sync.source_mended(_source_id integer) RETURNS void
+LANGUAGE sql
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.source SET revision = revision + 1 WHERE source_id = _source_id;
+	SELECT mailchimp_sync.source_redefined(s.source_id) FROM mailchimp_sync.source s
+	WHERE s.source_id = _source_id AND s.state = 'stopped';
 $$;
 
 /*
@@ -527,6 +542,7 @@ BEGIN
 	END IF;
 	PERFORM mailchimp_sync.drop_triggers(_relation_id);
 	DELETE FROM mailchimp_sync.event e WHERE e.relation_id = _relation_id;
+	PERFORM mailchimp_sync.source_mended(_id);
 END
 $$;
 

@@ -74,8 +74,29 @@ stops('a mapped column that is dropped', "ALTER TABLE crm.candidate DROP given_n
 $node->query('ALTER TABLE crm.candidate ADD first_name text');
 heals('a mapped column that is dropped');
 stops('the column of a rule', "ALTER TABLE crm.candidate RENAME active TO alive; $write", 'column candidate.active does not exist');
-$node->query('ALTER TABLE crm.candidate RENAME alive TO active');
-heals('the column of a rule');
+$crm->ann(q{SELECT mc_alter_audience('people', '{"rule": "alive"}')});
+heals('the column of a rule', itself => 1);
+stops('the column of another rule', "ALTER TABLE crm.candidate RENAME alive TO active; $write", 'column candidate.alive does not exist');
+$crm->ann("SELECT mc_drop_audience_source('people', 'candidate'); SELECT mc_add_audience_source('people', 'candidate', 'active')");
+heals('the column of another rule', itself => 1);
+
+# It is defined anew while the engine looks at it by the former definition, and fails (a rule would make it wait before)
+$crm->ann(q{SELECT mc_alter_audience('people', '{"rule": null}')});
+$node->wait_until("SELECT compare_asked_at IS NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source WHERE compare_from IS NOT NULL)
+	FROM mailchimp_sync.audience WHERE audience = 'people'");
+$node->query('ALTER TABLE crm.candidate RENAME first_name TO given_name');
+my $admin = $node->session(as => 'ann');
+$admin->query(q{BEGIN; SELECT mc_add_source('candidate', 'crm.candidate', 'id', 'email', '{"FNAME": "given_name"}', linked => 'linked')});
+my $before = $crm->rita("SELECT compared_at FROM mc_audience WHERE audience = 'people'");
+$crm->max("SELECT mc_sync_audience('people')");
+$node->wait_until("SELECT wait_event_type = 'Lock' FROM pg_stat_activity WHERE pid = $worker");
+$admin->query('COMMIT');
+$node->wait_until("SELECT compared_at > '$before' FROM mc_audience WHERE audience = 'people'", as => 'rita');
+is(source(), 'ok|', 'what failed by the former definition does not stop the new one');
+heals('defined anew at the moment', name => 'given_name');
+$node->query('ALTER TABLE crm.candidate RENAME given_name TO first_name');
+heals('and back');
+$crm->ann(q{SELECT mc_alter_audience('people', '{"rule": "active"}')});
 stops('a flag that is no longer one', "ALTER TABLE crm.candidate ALTER linked DROP DEFAULT, ALTER linked TYPE integer USING 1;
 	UPDATE crm.candidate SET first_name = 'x'", 'COALESCE types integer and boolean cannot be matched');
 $node->query('ALTER TABLE crm.candidate ALTER linked TYPE boolean USING true');
@@ -144,8 +165,9 @@ heals('names inside of a query');
 
 # Watched tables
 stops('a watched column that is renamed', "ALTER TABLE crm.owner RENAME id TO nr; UPDATE crm.owner SET name = 'x'", 'watched relation crm.owner: column "id" does not exist');
-$crm->ann("SELECT mc_unwatch('candidate', 'crm.owner'); SELECT mc_watch('candidate', 'crm.owner', 'SELECT c.id FROM crm.candidate c JOIN changed o ON c.owner_id = o.nr')");
+$crm->ann("SELECT mc_unwatch('candidate', 'crm.owner')");
 heals('a watched column that is renamed', itself => 1);
+$crm->ann("SELECT mc_watch('candidate', 'crm.owner', 'SELECT c.id FROM crm.candidate c JOIN changed o ON c.owner_id = o.nr')");
 my $compared = $crm->rita("SELECT compared_at FROM mc_audience WHERE audience = 'people'");
 $node->query("BEGIN; UPDATE crm.owner SET name = 'y'; DROP TABLE crm.owner; COMMIT");
 $node->wait_until("SELECT compared_at > '$compared' FROM mc_audience WHERE audience = 'people'", as => 'rita');
