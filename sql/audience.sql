@@ -430,8 +430,10 @@ BEGIN
 	DELETE FROM mailchimp_sync.tag WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _id;
+	DELETE FROM mailchimp_sync.reading WHERE audience_id = _id;
 	_source_ids := ARRAY(SELECT x.source_id FROM mailchimp_sync.audience_source x WHERE x.audience_id = _id);
 	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _id;
+	DELETE FROM mailchimp_sync.reading WHERE audience_id = _id;
 	PERFORM mailchimp_sync.guard_forget(ARRAY[_id]);
 	DELETE FROM mailchimp_sync.audience WHERE audience_id = _id;
 	PERFORM mailchimp_sync.source_mended(s) FROM unnest(_source_ids) s;
