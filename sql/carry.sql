@@ -29,7 +29,9 @@ CROSS JOIN LATERAL (
 	SELECT k.email_hash FROM mailchimp_sync.contact c
 	CROSS JOIN LATERAL (VALUES (c.member_hash), (mailchimp_sync.email_hash(c.aside_email))) AS k(email_hash)
 	WHERE c.audience_id = a.audience_id AND c.email_hash = o.email_hash AND k.email_hash <> c.email_hash) AS h
-LEFT JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = h.email_hash
+-- OFFSET, here and below: a lookup each, whatever the planner knows of the tables
+LEFT JOIN LATERAL (SELECT k.email_hash, k.status FROM mailchimp_sync.member k
+	WHERE k.audience_id = a.audience_id AND k.email_hash = h.email_hash OFFSET 0) AS m ON true
 WHERE o.carried_at IS NULL
 	AND (m.status IN ('subscribed', 'pending')
 		-- a request of ours may have brought it, also back from the archive, or bring it yet
@@ -43,7 +45,7 @@ WHERE o.carried_at IS NULL
 		-- where it is erased
 		OR (m.email_hash IS NULL AND a.active_since IS NOT NULL AND NOT mailchimp_sync.list_is_erased(a.audience_id, h.email_hash)
 			AND EXISTS (SELECT FROM mailchimp_sync.contact c
-				WHERE c.audience_id = a.audience_id AND c.email_hash = h.email_hash)
+				WHERE c.audience_id = a.audience_id AND c.email_hash = h.email_hash OFFSET 0)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.connection n
 				WHERE n.connection = a.connection AND n.only_addresses IS NOT NULL AND h.email_hash <> ALL (ARRAY(
 					SELECT mailchimp_sync.email_hash(x.address) FROM unnest(n.only_addresses) AS x(address))))))
@@ -52,7 +54,8 @@ SELECT 'confirm', f.confirmation_id, a.connection, a.audience_id, a.list_id, f.e
 	0, f.email_hash, f.next_attempt_at, a.paused
 FROM mailchimp_sync.confirmation f
 CROSS JOIN mailchimp_sync.audience a
-JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = f.email_hash
+CROSS JOIN LATERAL (SELECT k.status FROM mailchimp_sync.member k
+	WHERE k.audience_id = a.audience_id AND k.email_hash = f.email_hash OFFSET 0) AS m
 WHERE m.status = 'unsubscribed' AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = f.email_hash);
 
 -- is there anything to carry? Mostly not, and the views below take longer to plan than to look at

@@ -311,9 +311,9 @@ AS $$
 $$;
 
 /*
- * A table that has doubled since the planner looked at it is looked at again:
- * autovacuum comes too late for a first fill, and does not see what a
- * mc_run has written before its end.
+ * A table that has doubled since the planner looked at it is looked at again, and a small one
+ * that it never looked at: autovacuum comes too late for a first fill, and does not see what a
+ * mc_run has written before its end. Nobody waits for it while it vacuums.
  */
 CREATE FUNCTION mailchimp_sync.keep_statistics() RETURNS void
 LANGUAGE plpgsql
@@ -325,9 +325,16 @@ BEGIN
 	FOR _table IN
 		SELECT c.oid FROM pg_class c
 		WHERE c.oid IN ('mailchimp_sync.contact'::regclass, 'mailchimp_sync.member'::regclass)
-			AND pg_relation_size(c.oid) / current_setting('block_size')::bigint > 2 * c.relpages + 50
+				AND pg_relation_size(c.oid) / current_setting('block_size')::bigint > 2 * c.relpages + 50
+			OR c.oid IN ('mailchimp_sync.audience'::regclass, 'mailchimp_sync.audience_source'::regclass,
+				'mailchimp_sync.source'::regclass) AND c.reltuples < 0
 	LOOP
-		EXECUTE format('ANALYZE %s', _table);
+		BEGIN
+			EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE NOWAIT', _table);
+			EXECUTE format('ANALYZE %s', _table);
+		EXCEPTION WHEN lock_not_available THEN
+			NULL;	-- the next time
+		END;
 	END LOOP;
 END
 $$;
@@ -399,6 +406,16 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION mailchimp_sync.oldest_events(_source_id integer, _limit integer) RETURNS bigint[]
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_sort = off		-- by the index, and no further than to the last: there may be a million
+AS $$
+	SELECT array_agg(l.event_id) FROM (
+		SELECT e.event_id FROM mailchimp_sync.event e
+		WHERE e.source_id = _source_id ORDER BY e.event_id LIMIT _limit) l
+$$;
+
 /*
  * Up to _limit events of one source. A truncated relation, or an
  * event for every contact, asks for the full comparison. What a watched
@@ -417,9 +434,7 @@ DECLARE
 	_keys		text[];
 	_all		text[];
 BEGIN
-	SELECT array_agg(l.event_id ORDER BY l.event_id) INTO _ids FROM (
-		SELECT e.event_id FROM mailchimp_sync.event e
-		WHERE e.source_id = _source_id ORDER BY e.event_id LIMIT _limit) l;
+	_ids := mailchimp_sync.oldest_events(_source_id, _limit);
 	_last := _ids[cardinality(_ids)];	-- a range is read by the index in any case
 
 	FOR _relation IN

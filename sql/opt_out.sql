@@ -138,9 +138,11 @@ AS $$
 	SELECT u.source_id, u.contact_key COLLATE "C" FROM unnest(_source_ids, _contact_keys) AS u(source_id, contact_key)
 	WHERE u.source_id IS NOT NULL
 	UNION
+	-- OFFSET: a lookup each, whatever the planner knows of the tables
 	SELECT c.source_id, c.contact_key FROM mailchimp_sync.audience a
-	JOIN mailchimp_sync.contact c USING (audience_id)
-	WHERE c.email_hash = ANY (_email_hashes);
+	CROSS JOIN unnest(_email_hashes) AS h(email_hash)
+	CROSS JOIN LATERAL (SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
+		WHERE o.audience_id = a.audience_id AND o.email_hash = h.email_hash OFFSET 0) AS c;
 	SELECT mailchimp_sync.wake();
 $$;
 

@@ -35,7 +35,7 @@ LANGUAGE c VOLATILE STRICT AS 'MODULE_PATHNAME', 'mc_depend_on_extension';
 CREATE FUNCTION mailchimp_sync.wanted_triggers(_relation_id integer, _relation regclass, _triggers text, _replica boolean)
 RETURNS TABLE (relation regclass, name text, event text, referencing text, type smallint, is_clone boolean,
 	in_partitions boolean, is_minor boolean, enabled "char", foreign_member regclass)
-LANGUAGE sql STABLE
+LANGUAGE sql STABLE ROWS 4
 SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH RECURSIVE member(relation, is_clone) AS (
