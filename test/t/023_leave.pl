@@ -174,6 +174,24 @@ $run->query('');
 is($crm->requests, "POST /lists/{list_id} 200, $delete 204", 'leaves while its push is under way: afterwards');
 is($crm->shown('c15@crm.test'), 'archived|pushed|g0', 'and is out');
 
+# Its push fails, and meanwhile it was decided that it leaves, and it has unsubscribed: that has to be read before it is archived. The
+# other one's leave makes that the statuses were read a moment ago, but for that of whom a request was under way to.
+$crm->ann("INSERT INTO crm.candidate (id, email) VALUES (901, 'c901\@crm.test'), (902, 'c902\@crm.test')");
+$crm->run;
+$crm->ann("UPDATE crm.candidate SET first_name = 'failed' WHERE id = 901");
+$sim->hold(method => 'POST', path => '^/lists/[^/]+$', when => 'before');
+$sim->fault(method => 'POST', path => '^/lists/[^/]+$', fault => { type => 'status', status => 500, json => JSON::PP::true });
+McTest::begin($run, 'CALL mc_run();');
+$sim->wait_held;
+$crm->ann('DELETE FROM crm.candidate WHERE id IN (901, 902)');
+$node->wait_until("SELECT detail = 'its row is gone' FROM mc_contact_state WHERE contact_key = '901'");
+$crm->act('c901', 'unsubscribe');
+$node->wait_until("SELECT state = 'outside' FROM mc_contact_state WHERE contact_key = '902'");
+$sim->release;
+$run->query('');
+is(($crm->shown('c901@crm.test') =~ s/\|.*//r) . ' ' . $crm->rita("SELECT mc_is_opted_out('candidate', 901)"), 'unsubscribed t',
+	'D10: who leaves after a push that failed is not archived before the status was read');
+
 # Coming back while the leave is under way.
 for my $when ('before', 'after')
 {
