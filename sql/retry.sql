@@ -115,7 +115,7 @@ BEGIN
 END
 $$;
 
--- lists that make trouble, readings of statuses and searches for tags that failed
+-- lists that make trouble, readings of statuses, searches for tags and questions about batches that failed
 CREATE FUNCTION mailchimp_sync.retry_audiences(_audience_id integer) RETURNS bigint
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -136,7 +136,12 @@ AS $$
 		UPDATE mailchimp_sync.tag t SET next_attempt_at = NULL
 		FROM audience x WHERE t.audience_id = x.audience_id AND t.next_attempt_at IS NOT NULL
 		RETURNING t.audience_id
+	), asking AS (
+		UPDATE mailchimp_sync.batch b SET next_attempt_at = mailchimp_sync.clock()
+		FROM audience x JOIN mailchimp_sync.audience a USING (audience_id)
+		WHERE (b.connection, b.list_id) = (a.connection, a.list_id) AND b.failures > 0
+		RETURNING a.audience_id
 	)
 	SELECT count(*) FROM (SELECT w.audience_id FROM working w UNION ALL SELECT r.audience_id FROM reading r
-		UNION ALL SELECT s.audience_id FROM searching s) n
+		UNION ALL SELECT s.audience_id FROM searching s UNION ALL SELECT b.audience_id FROM asking b) n
 $$;

@@ -98,6 +98,33 @@ $many->in_step('a refusal');
 $crm->later(600);
 
 # -----------------------------------------------------------------------------------------------------------------
+# Answers that are of no use
+# -----------------------------------------------------------------------------------------------------------------
+
+$many->config(batch_until => 'started');
+$many->leave('id <= 510');
+$many->quiet(1);
+$many->back('id = 7');
+$sim->fault(method => 'GET', path => '^/batches/', times => -1, fault => { type => 'status', status => 500, json => JSON::PP::true });
+$crm->later(60);
+$many->wait_until("SELECT count(*) = 1 FROM mc_failure WHERE work = 'leave' AND contact_key IS NULL AND title = 'Internal Server Error'");
+pass('R62: Mailchimp cannot say how it is');
+# it rests for longer than the test takes
+$node->query("UPDATE mailchimp_sync.batch SET next_attempt_at = mailchimp_sync.clock() + interval '1 hour'");
+$sim->delete("/_sim/faults");
+my @useless = ('garbage', 'cut', 'html_502', { type => 'huge', bytes => 80_000_000 }, { type => 'status', status => 200, body => {} });
+$sim->fault(method => 'GET', path => '^/batches/', nth => $_, fault => $useless[$_ - 1]) for 1 .. @useless;
+$sim->fault(method => 'GET', path => '/members$', times => 2, fault => 'garbage');
+my $asked = $sim->get('/_sim/journal')->{last};
+$many->config(batch_until => 'finished');
+is($crm->max("SELECT mc_retry('people')"), 1, 'mc_retry asks again');
+for (1 .. @useless) { $crm->later(60); $many->wait_until('SELECT NOT EXISTS (SELECT FROM mailchimp_sync.inflight)') }
+$many->quiet(0);
+is(scalar(grep { $_->{fault} && $_->{path} =~ m{^/batches/} } $sim->journal(since => $asked)), scalar @useless, 'every useless answer was heard');
+is($many->posted, '510', 'and it was started once');
+$many->in_step('useless answers');
+
+# -----------------------------------------------------------------------------------------------------------------
 # While it runs: deleted by somebody, paused, its audience dropped
 # -----------------------------------------------------------------------------------------------------------------
 
