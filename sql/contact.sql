@@ -148,12 +148,15 @@ $$;
 
 /* ---- addresses ---- */
 
--- Mailchimp's subscriber hash: MD5 of the trimmed, lower-cased address (API 3.0, "subscriber_hash")
+/*
+ * Mailchimp's subscriber hash: MD5 of the trimmed, lower-cased address (API 3.0, "subscriber_hash"). ASCII letters
+ * first and by themselves, else "I" would have no dot where the database's language is Turkish.
+ */
 CREATE FUNCTION mailchimp_sync.email_hash(_email text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT md5(convert_to(lower(btrim(_email)), 'UTF8'))
+	SELECT md5(convert_to(lower(lower(btrim(_email) COLLATE "C") COLLATE "default"), 'UTF8'))
 $$;
 
 -- D8: the syntax only; the verdict is Mailchimp's
