@@ -401,7 +401,6 @@ BEGIN
 	DELETE FROM mailchimp_sync.failure f WHERE f.connection = _connection OR f.audience_id = ANY (_audiences);
 	DELETE FROM mailchimp_sync.member m WHERE m.audience_id = ANY (_audiences);
 	DELETE FROM mailchimp_sync.tag t WHERE t.audience_id = ANY (_audiences);
-	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = ANY (_audiences);
 	UPDATE mailchimp_sync.contact c
 	SET state = CASE WHEN c.state IN ('in_sync', 'refused') THEN 'pending' ELSE c.state END,
 		action = NULL, stale_tags = NULL, member_hash = NULL, left_hash = NULL, taken_hash = NULL, aside_email = NULL,

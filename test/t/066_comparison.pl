@@ -78,6 +78,7 @@ my $scans = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_stat_xact_
 for my $call ("SELECT mc_opt_out('person', 1)", "SELECT mc_erase_contact('p2\@crm.test')", "SELECT mc_opt_out('person', 3); SELECT * FROM mailchimp_sync.opt_out_next('main')",
 	"UPDATE crm.person SET city = 'Delft' WHERE id < 100; SELECT mailchimp_sync.fold(); SELECT count(*) FROM mailchimp_sync.push_next('main')",
 	"DELETE FROM crm.person WHERE id < 100; SELECT mailchimp_sync.fold(); SELECT mailchimp_sync.reread(), mailchimp_sync.guard(), mailchimp_sync.leave_due()",
+	"SELECT mc_erase_contact('p5\@crm.test'); SELECT mailchimp_sync.erase_clean()",
 	"SELECT mailchimp_sync.read_seen(1, now(), ARRAY[mailchimp_sync.email_hash('p4\@crm.test')], ARRAY['p4\@crm.test'], ARRAY['unsubscribed'], ARRAY['c'], ARRAY[''], ARRAY['2040-01-01'])")
 {
 	(my $name = $call) =~ s/mailchimp_sync\.//g;
