@@ -56,7 +56,10 @@ FROM mailchimp_sync.confirmation f
 CROSS JOIN mailchimp_sync.audience a
 CROSS JOIN LATERAL (SELECT k.status FROM mailchimp_sync.member k
 	WHERE k.audience_id = a.audience_id AND k.email_hash = f.email_hash OFFSET 0) AS m
-WHERE m.status = 'unsubscribed' AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = f.email_hash);
+WHERE m.status = 'unsubscribed' AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = f.email_hash)
+	-- nobody is asked for a list in which no contact wants them (D15)
+	AND EXISTS (SELECT FROM mailchimp_sync.contact c
+		WHERE c.audience_id = a.audience_id AND c.email_hash = f.email_hash AND c.desired_hash IS NOT NULL OFFSET 0);
 
 -- is there anything to carry? Mostly not, and the views below take longer to plan than to look at
 CREATE FUNCTION mailchimp_sync.carry_waits() RETURNS boolean

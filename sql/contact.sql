@@ -70,7 +70,7 @@ CREATE TABLE mailchimp_sync.member (
 	-- status as Mailchimp last showed it; null: not there as far as we know
 	status			text CHECK (status IN ('subscribed', 'unsubscribed', 'cleaned', 'pending',
 						'transactional', 'archived', 'forgotten')),
-	status_before	text,				-- before we archived it
+	status_before	text,				-- before we archived or unsubscribed it, or tried to
 	archived_by_us	boolean NOT NULL DEFAULT false,
 	ours			boolean NOT NULL,	-- created or adopted by us (D15, D20)
 	mailchimp_id	text,				-- the contact's id at Mailchimp
@@ -88,6 +88,15 @@ CREATE TABLE mailchimp_sync.member (
 	PRIMARY KEY (audience_id, email_hash)
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.member', '');
+
+-- where it is unsubscribed: by the policy on_leave, as far as we know, and not by the person?
+CREATE FUNCTION mailchimp_sync.is_unsubscribed_by_us(_member mailchimp_sync.member) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(_member.status, 'unsubscribed') = 'unsubscribed' AND _member.status_before IS NOT NULL
+		AND NOT _member.archived_by_us
+$$;
 
 /*
  * The static segment of each tag of ours, by the name that we send. Which names are one

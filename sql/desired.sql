@@ -222,7 +222,9 @@ WITH audience AS MATERIALIZED (
 		SELECT FROM mailchimp_sync.contact o
 		WHERE o.audience_id = _audience_id AND o.member_hash = w.email_hash
 			AND (o.source_id, o.contact_key) <> (_source_id, w.contact_key)
-			AND coalesce((SELECT w2.email_hash <> o.member_hash AND w2.obstacle IS NULL FROM wish w2
+			-- of this page: as soon as its address changes, what is stored does not know
+			AND coalesce((SELECT w2.obstacle IS NULL AND CASE WHEN w2.email_hash = o.email_hash THEN o.action = 'rename'
+					ELSE w2.email_hash <> o.member_hash END FROM wish w2
 				WHERE o.source_id = _source_id AND w2.contact_key = o.contact_key), o.action = 'rename')
 		OFFSET 0) AS is_given_up) AS g
 	WINDOW a AS (PARTITION BY w.own_hash, w.claims)
@@ -257,6 +259,8 @@ WITH audience AS MATERIALIZED (
 			WHEN h.obstacle = 'outside' AND NOT h.is_known THEN NULL
 			WHEN h.obstacle IS NOT NULL THEN h.obstacle
 			WHEN h.status = 'forgotten' THEN 'refused'
+			-- nobody knows where it is: that is looked for first
+			WHEN h.is_taken AND h.aside_email IS NOT NULL THEN 'pending'
 			WHEN h.former_status IS NOT NULL THEN 'inactive'
 			WHEN h.status IN ('cleaned', 'archived') AND NOT coalesce(h.archived_by_us, false) THEN 'inactive'
 			WHEN h.status = 'unsubscribed' AND a.on_unsubscribe <> 'ignore' THEN 'inactive'

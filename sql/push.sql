@@ -270,7 +270,9 @@ AS $$
 			mailchimp_sync.instant(w.last_changed), mailchimp_sync.clock(), mailchimp_sync.clock()
 		FROM sent s JOIN shown w ON w.hash = s.email_hash
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET email = excluded.email, status = excluded.status,
-			archived_by_us = false, status_before = NULL, ours = true, mailchimp_id = excluded.mailchimp_id,
+			archived_by_us = false, ours = true, mailchimp_id = excluded.mailchimp_id,
+			status_before = CASE WHEN excluded.status = 'unsubscribed' AND mailchimp_sync.is_unsubscribed_by_us(m)
+				THEN m.status_before END,
 			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields, sent_source_id = excluded.sent_source_id,
 			sent_tags = mailchimp_sync.all_tags(m.sent_tags, excluded.sent_tags), shown_tags = excluded.shown_tags,
 			last_changed = excluded.last_changed, pushed_at = excluded.pushed_at, read_at = excluded.read_at
@@ -540,7 +542,7 @@ $$;
 /*
  * What Mailchimp says of members, whoever asked: push now, reading later. Who
  * unsubscribed there joins the opt-out group where the audience says so (R45,
- * D11); everybody whose status differs from what we knew is evaluated anew.
+ * D11), but not whom we have unsubscribed ourselves; everybody whose status differs from what we knew is evaluated anew.
  */
 CREATE FUNCTION mailchimp_sync.members_seen(_audience_id integer, _hashes text[], _statuses text[]) RETURNS void
 LANGUAGE sql
@@ -551,6 +553,8 @@ AS $$
 	JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id AND a.on_unsubscribe = 'opt_out'
 	JOIN mailchimp_sync.contact c ON c.audience_id = _audience_id AND c.member_hash = u.hash
 	WHERE u.status = 'unsubscribed'
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.member m
+			WHERE m.audience_id = _audience_id AND m.email_hash = u.hash AND mailchimp_sync.is_unsubscribed_by_us(m))
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o
 			WHERE o.source_id = c.source_id AND o.contact_key = c.contact_key);
 

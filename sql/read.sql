@@ -213,7 +213,8 @@ AS $$
 			mailchimp_id = coalesce(excluded.mailchimp_id, m.mailchimp_id),
 			last_changed = coalesce(excluded.last_changed, m.last_changed), read_at = excluded.read_at,
 			archived_by_us = m.archived_by_us AND excluded.status = 'archived',
-			status_before = CASE WHEN excluded.status = 'archived' THEN m.status_before END
+			status_before = CASE WHEN excluded.status = 'archived' OR excluded.status = 'unsubscribed'
+				AND mailchimp_sync.is_unsubscribed_by_us(m) THEN m.status_before END
 	)
 	SELECT k.email_hash, k.status, k.reason FROM known k WHERE k.old_status IS DISTINCT FROM k.status
 $$;
@@ -244,7 +245,8 @@ BEGIN
 			UNION
 			SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
 			WHERE o.audience_id = _audience_id AND o.left_hash = u.hash) AS c ON true
-		WHERE u.status = 'unsubscribed' AND NOT mailchimp_sync.is_opted_out(c.source_id, c.contact_key, NULL);
+		WHERE u.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m)
+			AND NOT mailchimp_sync.is_opted_out(c.source_id, c.contact_key, NULL);
 		PERFORM mailchimp_sync.members_seen(_audience_id, _hashes, _news);
 		INSERT INTO mailchimp_sync.event (source_id, contact_key)
 		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c

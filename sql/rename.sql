@@ -202,6 +202,8 @@ BEGIN
 	END IF;
 	UPDATE mailchimp_sync.member m SET email_hash = _hash, email = _email,
 		status = CASE WHEN _found THEN _status ELSE m.status END,
+		status_before = CASE WHEN _found IS FALSE OR _status IN ('archived', 'unsubscribed') AND m.status IS DISTINCT FROM 'subscribed'
+			THEN m.status_before END,
 		-- of a leave in doubt it is known now
 		archived_by_us = m.archived_by_us AND (NOT _found OR _status = 'archived')
 	WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1] AND _hash IS NOT NULL;
@@ -214,6 +216,7 @@ BEGIN
 		FROM mailchimp_sync.audience a
 		WHERE a.audience_id = _f.audience_id AND a.on_unsubscribe = 'opt_out'
 			AND _status = 'unsubscribed' AND _former.status IS DISTINCT FROM 'unsubscribed'
+			AND NOT mailchimp_sync.is_unsubscribed_by_us(_former)
 			AND _former.email_hash <> _hash AND _former.email <> '';
 	END IF;
 	-- who was last known under the new address cannot be there any more, but may have stepped aside

@@ -236,7 +236,8 @@ BEGIN
 		FROM unnest(_new) n;
 	END IF;
 	-- Mailchimp's own fact, whatever the policy; who has come back since has a later one
-	UPDATE mailchimp_sync.member m SET status = 'unsubscribed', last_changed = greatest(m.last_changed, n.occurred_at)
+	UPDATE mailchimp_sync.member m SET status = 'unsubscribed', status_before = NULL,
+		last_changed = greatest(m.last_changed, n.occurred_at)
 	FROM unnest(_new) n
 	WHERE m.audience_id = _audience.audience_id AND m.email_hash = n.email_hash
 		AND m.status IN ('subscribed', 'pending') AND coalesce(m.last_changed <= n.occurred_at, true);
