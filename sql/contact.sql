@@ -157,6 +157,14 @@ $$;
 
 /* ---- addresses ---- */
 
+-- an address from a file may have the end of its line with it
+CREATE FUNCTION mailchimp_sync.bare_address(_email text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT btrim(_email, E' \t\r\n\f\x0B')
+$$;
+
 /*
  * Mailchimp's subscriber hash: MD5 of the trimmed, lower-cased address (API 3.0, "subscriber_hash"). ASCII letters
  * first and by themselves, else "I" would have no dot where the database's language is Turkish.
@@ -165,7 +173,7 @@ CREATE FUNCTION mailchimp_sync.email_hash(_email text) RETURNS text
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT md5(convert_to(lower(lower(btrim(_email) COLLATE "C") COLLATE "default"), 'UTF8'))
+	SELECT md5(convert_to(lower(lower(mailchimp_sync.bare_address(_email) COLLATE "C") COLLATE "default"), 'UTF8'))
 $$;
 
 -- D8: the syntax only; the verdict is Mailchimp's

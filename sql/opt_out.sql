@@ -158,7 +158,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_address	text := nullif(btrim(_email), '');
+	_address	text := nullif(mailchimp_sync.bare_address(_email), '');
 	_hash		text := mailchimp_sync.email_hash(_address);
 	_joined		boolean;
 BEGIN
@@ -200,7 +200,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_address		text := nullif(btrim(_email), '');
+	_address		text := nullif(mailchimp_sync.bare_address(_email), '');
 	_hash			text := mailchimp_sync.email_hash(_address);
 	_left			boolean;
 	_source_ids		integer[];
@@ -340,10 +340,10 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF coalesce(btrim(_email), '') = '' THEN
+	IF coalesce(mailchimp_sync.bare_address(_email), '') = '' THEN
 		RAISE EXCEPTION 'no e-mail address is given' USING ERRCODE = 'invalid_parameter_value';
 	END IF;
-	RETURN btrim(_email);
+	RETURN mailchimp_sync.bare_address(_email);
 END
 $$;
 

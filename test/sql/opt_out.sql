@@ -44,6 +44,9 @@ SELECT id, mc_is_opted_out('candidate', id) FROM candidate_ids(5) id;
 SET ROLE regress_mc_mia;
 SELECT mc_opt_out_email(' NEW@example.org', 'letter');
 SELECT mc_opt_out_email(' ');	-- fails
+SELECT mc_opt_out_email(E'line@example.org\r\n');	-- as a file has it
+SELECT quote_literal(email) FROM mc_group_member WHERE email LIKE 'line@%';
+SELECT mc_opt_in_email(E'\tline@example.org');
 RESET ROLE;
 UPDATE candidate SET email = 'new@example.org' WHERE id = 5;
 SET ROLE regress_mc_mia;
