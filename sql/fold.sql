@@ -417,7 +417,7 @@ AS $$
 $$;
 
 /*
- * Up to _limit events of one source. A truncated relation, or an
+ * Up to _limit events of one source. A truncated relation, one that is no longer watched, or an
  * event for every contact, asks for the full comparison. What a watched
  * relation's rows mean can be any number of contacts (an owner's candidates),
  * so these become events of their own and are folded in turn.
@@ -462,7 +462,10 @@ BEGIN
 	END LOOP;
 
 	IF EXISTS (SELECT FROM mailchimp_sync.event e WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids)
-			AND e.old_row IS NULL AND e.new_row IS NULL AND e.contact_key IS NULL) THEN
+			AND (e.old_row IS NULL AND e.new_row IS NULL AND e.contact_key IS NULL
+				-- nobody can say any more which contacts they mean
+				OR e.relation_id IS NOT NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.watch w
+					WHERE w.source_id = _source_id AND w.relation_id = e.relation_id))) THEN
 		PERFORM mailchimp_sync.ask_compare(_source_id);
 	END IF;
 	SELECT array_agg(DISTINCT e.contact_key) INTO _keys FROM mailchimp_sync.event e

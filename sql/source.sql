@@ -541,7 +541,6 @@ BEGIN
 			MESSAGE = format('source "%s" does not watch %s', _source, coalesce(_relation::text, 'null'));
 	END IF;
 	PERFORM mailchimp_sync.drop_triggers(_relation_id);
-	DELETE FROM mailchimp_sync.event e WHERE e.relation_id = _relation_id;
 	PERFORM mailchimp_sync.source_mended(_id);
 END
 $$;
