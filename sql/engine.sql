@@ -339,6 +339,25 @@ AS $$
 		ELSE 1 END
 $$;
 
+-- what was stored of an audience while it was being dropped; by numbers, since few are missing
+CREATE FUNCTION mailchimp_sync.tidy_audiences() RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_gone	integer[] := ARRAY(
+		SELECT generate_series(1, greatest((SELECT max(c.audience_id) FROM mailchimp_sync.contact c),
+			(SELECT max(m.audience_id) FROM mailchimp_sync.member m),
+			(SELECT max(h.audience_id) FROM mailchimp_sync.hand_given h)))
+		EXCEPT SELECT a.audience_id FROM mailchimp_sync.audience a);
+BEGIN
+	DELETE FROM mailchimp_sync.contact c WHERE c.audience_id = ANY (_gone);
+	DELETE FROM mailchimp_sync.member m WHERE m.audience_id = ANY (_gone);
+	DELETE FROM mailchimp_sync.hand_given h WHERE h.audience_id = ANY (_gone);
+	DELETE FROM mailchimp_sync.failure f WHERE f.audience_id = ANY (_gone);
+END
+$$;
+
 CREATE FUNCTION mailchimp_sync.tidy() RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -346,6 +365,7 @@ AS $$
 DECLARE
 	_count	bigint;
 BEGIN
+	PERFORM mailchimp_sync.tidy_audiences();
 	-- asked for while its source was being dropped
 	DELETE FROM mailchimp_sync.event e
 	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.source s WHERE s.source_id = e.source_id);

@@ -77,6 +77,11 @@ $crm->ann("TRUNCATE crm.owner; INSERT INTO crm.owner VALUES (1, 'New Ann'), (2, 
 $crm->run;
 %members = $crm->members;
 is(scalar(grep { $_->{merge_fields}{OWNERNAME} =~ /^New / } values %members), $crm->ann('SELECT count(*) FROM crm.candidate WHERE owner_id IS NOT NULL'), 'TRUNCATE of a watched table, and new rows');
+$crm->ann("UPDATE crm.owner SET name = 'Last ' || name; SELECT mc_unwatch('candidate', 'crm.owner')");
+$crm->run;
+%members = $crm->members;
+is(scalar(grep { $_->{merge_fields}{OWNERNAME} =~ /^Last / } values %members), $crm->ann('SELECT count(*) FROM crm.candidate WHERE owner_id IS NOT NULL'), 'what was noted of a table is not lost by mc_unwatch');
+$crm->ann(q{SELECT mc_watch('candidate', 'crm.owner', 'SELECT c.id FROM crm.candidate c JOIN changed o ON c.owner_id = o.id')});
 
 # -----------------------------------------------------------------------------------------------------------------
 # A change made while its contact is under way is sent again
@@ -247,5 +252,19 @@ $crm->run;
 is($crm->requests, '', 'no source: mc_run ends, and nothing happens at Mailchimp');
 is($crm->shown('twice@crm.test'), 'subscribed||', 'who was there stays');
 like($node->error("SELECT mc_sync_audience('people')", as => 'max'), qr/55000: audience "people" has no source/, 'nothing to compare');
+
+# A new contact comes while the audience is being dropped.
+$crm->ann("SELECT mc_add_source('person', 'crm.person', 'code', 'email'); SELECT mc_add_audience_source('people', 'person')");
+$crm->sync;
+$crm->setting(send => 'off');
+my $dropping = $node->session(as => 'ann');
+$dropping->query("BEGIN; SELECT mc_drop_audience('people')");
+$crm->ann("INSERT INTO crm.person VALUES ('late', 'late at crm.test')");
+$crm->run;
+$dropping->query('COMMIT');
+$dropping->quit;
+is($node->query("SELECT string_agg(email, ' ') FROM mailchimp_sync.contact"), 'late at crm.test', 'what was stored meanwhile');
+$node->query('SELECT mailchimp_sync.tidy()');
+is($node->query('SELECT count(*) FROM mailchimp_sync.contact'), 0, 'is cleared away');
 
 done_testing();
