@@ -110,8 +110,7 @@ sub later
 {
 	my ($self, $seconds) = @_;
 	my $offset = $self->{node}{later} += $seconds;
-	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$offset seconds'");
-	$self->{node}->query('SELECT pg_reload_conf()');
+	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$offset seconds'; SELECT pg_reload_conf()");
 	# else it might take effect between two statements of the test
 	$self->{node}->wait_until("SELECT current_setting('mailchimp_sync.clock_offset')::interval = interval '$offset seconds'");
 }
@@ -131,18 +130,34 @@ sub column
 	return eval { $self->mia("SELECT $column FROM mc_campaign WHERE campaign_id = $campaign") } // '';
 }
 
+# Looks for a while within the server, where that is cheap, unless the test has something to do meanwhile.
 sub wait_status
 {
 	my ($self, $campaign, $status) = @_;
-	my $looks = 0;
+	my $looks = $self->{meanwhile} ? 0 : 25;
+	my $waits = "greatest(c.next_attempt_at, (SELECT min(w.next_attempt_at) FROM mailchimp_sync.waiting_connection w))";
+	my ($step, $idle) = ('', 0);
 
 	McTest::poll("campaign $campaign to be $status", sub {
 		$self->{meanwhile}->() if $self->{meanwhile};
-		my ($now, $wait) = split /\|/, eval { $self->super("SELECT c.status, coalesce(ceil(extract(epoch FROM
-			greatest(c.next_attempt_at, (SELECT min(w.next_attempt_at) FROM mailchimp_sync.waiting_connection w))
-				- mailchimp_sync.clock())), 0) FROM mailchimp_sync.campaign c WHERE c.campaign_id = $campaign") } // '|0';
+		my ($now, $wait, @at) = split /\|/, eval { $self->super(<<"SQL") } // '|0';
+DO \$\$
+BEGIN
+	FOR i IN 1 .. $looks LOOP
+		EXIT WHEN EXISTS (SELECT FROM mailchimp_sync.campaign c
+			WHERE c.campaign_id = $campaign AND (c.status = '$status' OR $waits > mailchimp_sync.clock()));
+		PERFORM pg_sleep(0.02);
+	END LOOP;
+END
+\$\$;
+SELECT c.status, coalesce(ceil(extract(epoch FROM $waits - mailchimp_sync.clock())), 0), c.step, c.cursor
+FROM mailchimp_sync.campaign c WHERE c.campaign_id = $campaign
+SQL
 		return 1 if $now eq $status;
-		eval { $self->later($wait > 1 ? $wait : 40) } if $wait > 1 || ++$looks % 25 == 0;
+		$idle = "@at" eq $step ? $idle + $looks + 1 : 0;
+		$step = "@at";
+		eval { $self->later($wait > 0 ? $wait : 40) } if $wait > 0 || $idle >= 25;
+		$idle = 0 if $idle >= 25;
 		return 0;
 	});
 }
