@@ -109,10 +109,7 @@ sub ada { return $_[0]{node}->query($_[1], db => $_[0]{db}, as => 'ada') }
 sub later
 {
 	my ($self, $seconds) = @_;
-	my $offset = $self->{node}{later} += $seconds;
-	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$offset seconds'; SELECT pg_reload_conf()");
-	# else it might take effect between two statements of the test
-	$self->{node}->wait_until("SELECT current_setting('mailchimp_sync.clock_offset')::interval = interval '$offset seconds'");
+	$self->{node}->clock_ahead($self->{node}{later} += $seconds);
 }
 
 sub campaign

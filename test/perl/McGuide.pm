@@ -108,9 +108,7 @@ sub later
 	my ($self, $seconds) = @_;
 	$self->{later} += $seconds;
 	$self->{sim}->post('/_sim/clock', { advance => $seconds });
-	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$self->{later} s'");
-	$self->{node}->query('SELECT pg_reload_conf()');
-	$self->{node}->wait_until("SELECT current_setting('mailchimp_sync.clock_offset')::interval = interval '$self->{later} s'");
+	$self->{node}->clock_ahead($self->{later});
 }
 
 sub done

@@ -53,9 +53,7 @@ sub sync { $_[0]->mia("SELECT mc_sync_audience('people')") }
 sub later
 {
 	my ($self, $seconds) = @_;
-	my $offset = $self->{node}{later} += $seconds;
-	$self->{node}->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$offset s'; SELECT pg_reload_conf()");
-	$self->wait_until("SELECT current_setting('mailchimp_sync.clock_offset')::interval = interval '$offset s'");
+	$self->{node}->clock_ahead($self->{node}{later} += $seconds);
 	$self->{sim}->post('/_sim/clock', { advance => $seconds });
 }
 

@@ -212,6 +212,17 @@ sub error
 	return $status == 0 ? '' : $stderr;
 }
 
+# Our clock is so many seconds ahead of the machine's, for every session that begins from now on.
+sub clock_ahead
+{
+	my ($self, $seconds) = @_;
+	my $is = "SELECT current_setting('mailchimp_sync.clock_offset')::interval = interval '$seconds s'";
+	my $read = $self->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$seconds s';
+		DO \$\$ BEGIN PERFORM pg_reload_conf(), pg_sleep(0.005); END \$\$; $is");
+
+	$self->wait_until($is) if $read ne 't';		# a session that is there reads it when it gets round to it
+}
+
 # Waits until a query returns t.
 sub wait_until
 {

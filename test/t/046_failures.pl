@@ -225,10 +225,7 @@ is($crm->rita("SELECT state FROM mc_audience WHERE audience = 'second'") . ' ' .
 sub our_clock
 {
 	my ($seconds) = @_;
-	my $offset = $crm->{later} + $seconds;
-	$node->query("ALTER SYSTEM SET mailchimp_sync.clock_offset = '$offset s'");
-	$node->query('SELECT pg_reload_conf()');
-	$node->wait_until("SELECT current_setting('mailchimp_sync.clock_offset')::interval = interval '$offset s'");
+	$node->clock_ahead($crm->{later} + $seconds);
 }
 
 my $who = 20;
