@@ -153,6 +153,8 @@ AS $$
 		status_before = CASE WHEN _found THEN coalesce(m.status, m.status_before, 'subscribed') END,
 		-- one of ours that was in doubt may have been the first
 		archived_by_us = excluded.archived_by_us OR (_archived AND m.archived_by_us), read_at = excluded.read_at,
+		-- its instant is shown by the next read; whoever archives it after that is not we (read.sql)
+		last_changed = NULL,
 		-- an archived member keeps its tags
 		sent_tags = CASE WHEN _found THEN m.sent_tags END;
 
@@ -202,7 +204,7 @@ AS $$
 	LEFT JOIN mailchimp_sync.contact c ON c.audience_id = s.audience_id AND c.source_id = s.source_id
 		AND c.contact_key = s.contact_key
 	ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = NULL,
-		status_before = coalesce(m.status, m.status_before, 'subscribed'),
+		status_before = coalesce(m.status, m.status_before, 'subscribed'), last_changed = NULL,
 		archived_by_us = excluded.archived_by_us, read_at = excluded.read_at;
 
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)

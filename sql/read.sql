@@ -212,7 +212,9 @@ AS $$
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
 			mailchimp_id = coalesce(excluded.mailchimp_id, m.mailchimp_id),
 			last_changed = coalesce(excluded.last_changed, m.last_changed), read_at = excluded.read_at,
-			archived_by_us = m.archived_by_us AND excluded.status = 'archived',
+			-- archived once more: somebody had it out of the archive meanwhile, and nobody knows as what
+			archived_by_us = m.archived_by_us AND excluded.status = 'archived'
+				AND coalesce(excluded.last_changed <= m.last_changed, true),
 			status_before = CASE WHEN excluded.status = 'archived' OR excluded.status = 'unsubscribed'
 				AND mailchimp_sync.is_unsubscribed_by_us(m) THEN m.status_before END
 	)

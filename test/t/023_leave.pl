@@ -140,6 +140,22 @@ $crm->ann('UPDATE crm.candidate SET active = true WHERE id = 28');
 $crm->run;
 is($crm->shown('c28@crm.test') =~ s/\|.*//r . ' ' . $crm->state(28), 'archived inactive|archived at Mailchimp', 'D10: so our rule does not bring it back');
 
+# Archived by us; since then a colleague unsubscribed it and cleared it away, all between two reads.
+$crm->ann("INSERT INTO crm.candidate (id, email) VALUES (903, 'c903\@crm.test'), (904, 'c904\@crm.test')");
+$crm->run;
+$crm->ann('UPDATE crm.candidate SET active = false WHERE id IN (903, 904)');
+$crm->run;
+$crm->later(700);
+$crm->run;
+$crm->act('c903', 'admin_unsubscribe');
+$crm->act('c903', 'archive');
+$crm->later(700);
+$crm->run;
+$crm->ann('UPDATE crm.candidate SET active = true WHERE id IN (903, 904)');
+$crm->run;
+is(join(' ', map { $crm->shown("c$_\@crm.test") =~ s/\|.*//r } 903, 904), 'archived subscribed', 'D10: whom somebody archived once more does not come back');
+is($crm->state(903), 'inactive|archived at Mailchimp', 'since nobody knows what it was before');
+
 # Mailchimp says no: its words, and later again.
 my $fault = $sim->fault(method => 'DELETE', path => '/members/', fault => { type => 'status', status => 400, json => JSON::PP::true });
 $crm->ann("UPDATE crm.candidate SET active = false WHERE id = 14");
