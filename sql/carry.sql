@@ -206,8 +206,12 @@ BEGIN
 		RETURN;
 	END IF;
 	IF coalesce(_status, 'archived') = 'archived' THEN
-		UPDATE mailchimp_sync.contact SET member_hash = NULL, sent_hash = NULL
+		-- it may have stepped aside, or has not, in the end
+		UPDATE mailchimp_sync.contact SET member_hash = mailchimp_sync.email_hash(aside_email), aside_email = NULL, sent_hash = NULL
 		WHERE audience_id = _w.audience_id AND member_hash = _w.email_hashes[1];
+		UPDATE mailchimp_sync.contact SET aside_email = NULL
+		WHERE audience_id = _w.audience_id AND aside_email IS NOT NULL
+			AND mailchimp_sync.email_hash(aside_email) = _w.email_hashes[1];
 	END IF;
 	INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, read_at)
 	SELECT _w.audience_id, _w.email_hashes[1], t.email, _status, true, mailchimp_sync.clock()

@@ -419,18 +419,21 @@ AS $$
 		SELECT p.*, (p.weight).wants AND bool_or((p.weight).opts_out) OVER (PARTITION BY p.email_hash) AS opts_out
 		FROM mailchimp_sync.preview_rows(mailchimp_sync.audience_id(_audience)) p
 	), owner AS MATERIALIZED (
-		SELECT DISTINCT ON (f.email_hash) f.email_hash, f.source, f.contact_key, (f.weight).state
+		SELECT DISTINCT ON (f.email_hash) f.email_hash, f.source, f.contact_key
 		FROM found f
 		WHERE (f.weight).claims AND NOT f.opts_out
 		ORDER BY f.email_hash, (f.weight).precedence COLLATE "C"
+	), claimed AS MATERIALIZED (
+		SELECT DISTINCT f.email_hash FROM found f
+		WHERE (f.weight).claims AND NOT f.opts_out AND (f.weight).state <> 'inactive'
 	), decided AS MATERIALIZED (
 		SELECT f.*, e.preceded, o.state, o.action, w.source AS first_source, w.contact_key AS first_key
 		FROM found f
 		LEFT JOIN owner w ON w.email_hash = f.email_hash
-		LEFT JOIN owner h ON h.email_hash = (f.weight).member_hash
+		LEFT JOIN claimed h ON h.email_hash = (f.weight).member_hash
 		CROSS JOIN LATERAL (SELECT coalesce((f.weight).wants AND NOT f.opts_out
 			AND (w.source, w.contact_key) <> (f.source, f.contact_key), false) AS preceded) AS e
-		CROSS JOIN LATERAL mailchimp_sync.outcome(f.weight, e.preceded, coalesce(h.state <> 'inactive', false)) AS o
+		CROSS JOIN LATERAL mailchimp_sync.outcome(f.weight, e.preceded, h.email_hash IS NOT NULL) AS o
 	), noticed AS MATERIALIZED (
 		SELECT mailchimp_sync.notice_leaves(mailchimp_sync.audience_id(_audience), count(*))
 		FROM decided d WHERE d.action = 'leave'

@@ -201,6 +201,9 @@ AS $$
 			WHERE d.state = 'opted_out' AND u.carried_at IS NOT NULL
 				AND (NOT EXISTS (SELECT FROM mailchimp_sync.member m
 						WHERE m.audience_id = _audience_id AND m.email_hash = d.email_hash)
+					-- or took one under which somebody is a member
+					OR d.email_hash IS DISTINCT FROM d.old_email_hash AND EXISTS (SELECT FROM mailchimp_sync.member m
+						WHERE m.audience_id = _audience_id AND m.email_hash = d.email_hash AND m.status IN ('subscribed', 'pending'))
 					-- or took an address that had opted out, and is a member under its former one still
 					OR EXISTS (SELECT FROM mailchimp_sync.contact c
 						WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.contact_key = d.contact_key

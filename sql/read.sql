@@ -255,6 +255,9 @@ BEGIN
 		WHERE c.audience_id = _audience_id AND c.email_hash = ANY (_hashes)
 		UNION
 		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _audience_id AND c.member_hash = ANY (_hashes)
+		UNION
+		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _audience_id AND c.left_hash = ANY (_hashes);
 	END IF;
 	PERFORM mailchimp_sync.read_page_done(_audience_id, cardinality(_ids),

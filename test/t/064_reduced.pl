@@ -116,7 +116,28 @@ $crm->ann($_), $crm->run for 'DELETE FROM crm.candidate WHERE id = 21', q{UPDATE
   q{INSERT INTO crm.candidate (id, email, owner_id) VALUES (103, 'c20@crm.test', 1)};
 is($crm->state(20) . ' ' . $crm->state(103), 'inactive|unsubscribed at Mailchimp under its former address inactive|unsubscribed at Mailchimp',
 	'D10: nobody is subscribed under an address that was unsubscribed');
-is($crm->max(q{SELECT count(*) FROM mc_preview('people') WHERE action NOT IN ('skip', 'conflict')}), 0, 'N4: and a full comparison finds nothing to do');
+sub to_do { return $crm->max(q{SELECT string_agg(concat_ws(' ', action, contact_key), ',') FROM mc_preview('people') WHERE action NOT IN ('skip', 'conflict')}) }
+is(to_do(), '', 'N4: and a full comparison finds nothing to do');
+
+# Whoever comes first is inactive, two more have the address, one of whom is a member there.
+$crm->act('c25', 'unsubscribe');
+$crm->later(660);
+$crm->run;
+$crm->ann(q{UPDATE crm.candidate SET email = 'c26@crm.test' WHERE id IN (25, 27)});
+$crm->run;
+is($crm->state(25) . ' ' . status('c26'), 'inactive|unsubscribed at Mailchimp under its former address subscribed', 'D13: who is inactive takes nothing away');
+is(to_do(), '', 'N4: nor would the preview');
+
+# Who was bounced away has no valid address any more when Mailchimp has them back.
+$crm->act('c24', 'clean');
+$crm->later(660);
+$crm->run;
+$crm->ann(q{UPDATE crm.candidate SET email = 'c 24@crm.test' WHERE id = 24});
+$crm->run;
+$crm->act('c24', 'resubscribe');
+$crm->later(660);
+$crm->run;
+is(status('c24') . ' ' . to_do(), 'archived ', 'R62: they leave as soon as that is read');
 $crm->ann(q{SELECT mc_alter_audience('people', '{"on_unsubscribe": "opt_out"}')});
 $crm->run;
 
@@ -145,6 +166,30 @@ $crm->run;
 $crm->ann("UPDATE crm.candidate SET email = 'c10\@crm.test' WHERE id = 11");
 $crm->run;
 is($crm->state(11) . ' ' . status('c11'), 'opted_out|is in the opt-out group unsubscribed', 'its former address is not mailed either');
+
+# A move that has not landed, of somebody who opts out.
+$sim->fault(@$patch, fault => 'reset_before');
+$crm->ann("UPDATE crm.candidate SET email = 'new28\@crm.test' WHERE id = 28");
+$crm->run;
+$crm->max(q{SELECT mc_opt_out('candidate', 28)});
+$crm->run;
+$crm->later(131);
+$crm->requests;
+$crm->run;
+is(status('c28') . ' ' . status('new28'), 'unsubscribed none', 'who opts out is unsubscribed where the member is');
+unlike($crm->requests, qr/404.*404/, 'and looked for once where it has not gone');
+
+# A contact in the group takes the address of somebody whom the policy kept as a member.
+$crm->max(q{SELECT mc_opt_out('candidate', 22)});
+$crm->run;
+$crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "keep"}'); DELETE FROM crm.candidate WHERE id = 23});
+$crm->run;
+is(status('c23'), 'subscribed', 'a member that is kept');
+$crm->ann(q{UPDATE crm.candidate SET email = 'c23@crm.test' WHERE id = 22});
+$crm->run;
+is(status('c23'), 'unsubscribed', 'is not mailed when its address is that of somebody who opted out');
+$crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "archive"}')});
+$crm->run;
 
 # Leaving the group with a question, by the address of a contact whom the rule does not take: a member of somebody else's is not asked.
 $crm->ann(q{UPDATE crm.candidate SET active = false, email = 'guest18@crm.test' WHERE id = 18});
