@@ -1,6 +1,6 @@
 # A campaign is sent at most once, whatever answer comes to any of its requests, and leaves nothing over at Mailchimp (N3,
 # design.md rule 6): each kind of request, by the journal of undisturbed ways, is lost before and after its effect, or
-# answered with what is no answer. That the engine dies at it is in 035_campaign_crash.pl.
+# answered with what is no answer. What lands only later is in 033_campaign_late.pl, that the engine dies at it in 035_campaign_crash.pl.
 
 use strict;
 use warnings;
@@ -74,38 +74,6 @@ ok($ran{ $_->{name} }, "$_->{name} met faults") for @kinds;
 	$crm->wait_status($campaign, 'sent');
 	is($crm->remains($name), $once, 'sent as soon as Mailchimp can be reached');
 }
-
-# ---- an old request that lands after we have given it up (N3): our clock is not moved, so that it can
-
-$node->query("ALTER SYSTEM SET mailchimp_sync.request_timeout = '1s'");
-$node->query('SELECT pg_reload_conf()');
-for my $route ('POST /lists/{list_id}/segments', 'POST /campaigns', 'POST /campaigns/{campaign_id}/actions/send')
-{
-	my ($method, $path) = split / /, $route =~ s/\{[^}]*\}/[^\/]+/gr;
-	my $name = 'late ' . ++$pairs;
-	my $campaign = $crm->campaign($name, '{1,2,3}');
-	$sim->fault(method => $method, path => "^$path\$", fault => { type => 'late', ms => 3000 });
-	$crm->mia("SELECT mc_send_campaign($campaign)");
-	McTest::poll("campaign $campaign to be sent", sub { $crm->column($campaign, 'status') eq 'sent' });
-	is($crm->remains($name), $once, "$route lands late: found, not repeated");
-	$crm->later(140);	# those that nobody answered count against the slots
-}
-
-# The old request to fill the segment lands after somebody of it has opted out: they are taken out after that (N2).
-my $name = 'late ' . ++$pairs;
-my $campaign2 = $crm->campaign($name, '{1,2,3}');
-$sim->fault(method => 'POST', path => '/segments/\d+$', fault => { type => 'late', ms => 3000 });
-$sim->hold(method => 'POST', path => '/segments/\d+$', nth => 2, when => 'after');
-$crm->mia("SELECT mc_send_campaign($campaign2)");
-$sim->wait_held;
-$crm->mia("SELECT mc_opt_out('candidate', 2)");
-$sim->release;
-McTest::poll('the removal to wait', sub { $crm->column($campaign2, 'last_error') =~ /^waiting until an earlier request can no longer arrive/ });
-McTest::poll('the old request to land', sub {
-	grep { ($_->{fault} // '') eq 'late' && defined $_->{ended} && $_->{path} =~ m{/segments/\d+$} } $sim->journal(method => 'POST');
-});
-$crm->wait_status($campaign2, 'sent');
-is($crm->remains($name), 'campaigns 1 sends 1 segments 1 p1@example.org=1 p3@example.org=1', 'who opted out is taken out after it');
 
 is($crm->mia('SELECT count(*) FROM mc_failure'), 0, 'no failure is left over');
 
