@@ -413,8 +413,8 @@ AS $$
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)
 	SELECT p.source_id, p.contact_key FROM person p;
 
-	DELETE FROM mailchimp_sync.member m USING mailchimp_sync.audience a
-	WHERE m.audience_id = a.audience_id AND m.email_hash = _e.email_hash;
+	DELETE FROM mailchimp_sync.member m
+	WHERE m.audience_id = ANY (ARRAY(SELECT a.audience_id FROM mailchimp_sync.audience a)) AND m.email_hash = _e.email_hash;
 $$;
 
 -- opt-outs hold, their addresses and reasons go; another address that the contact opted out with stays blocked by its hash
