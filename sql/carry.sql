@@ -244,16 +244,19 @@ BEGIN
 	IF _w.phase = 'unsubscribe' THEN
 		UPDATE mailchimp_sync.opt_out SET attempts = attempts + 1,
 			next_attempt_at = greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(attempts + 1))
-		WHERE opt_out_id = _w.versions[1] RETURNING attempts, next_attempt_at INTO _attempts, _at;
+		WHERE opt_out_id = _w.versions[1] AND carried_at IS NULL RETURNING attempts, next_attempt_at INTO _attempts, _at;
 	ELSE
 		UPDATE mailchimp_sync.confirmation SET attempts = attempts + 1,
 			next_attempt_at = greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(attempts + 1))
 		WHERE confirmation_id = _w.versions[1] RETURNING attempts, next_attempt_at INTO _attempts, _at;
 	END IF;
+	IF NOT FOUND THEN
+		RETURN;		-- it has come to its end otherwise
+	END IF;
 	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, title, detail,
 		attempts, first_failed_at, last_failed_at, next_attempt_at)
 	VALUES ('leave', _w.audience_id, _w.source_ids[1], _w.contact_keys[1], _w.connection, _title, _detail,
-		coalesce(_attempts, 1), mailchimp_sync.clock(), mailchimp_sync.clock(), _at)
+		_attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), _at)
 	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
 		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
 		next_attempt_at = excluded.next_attempt_at;

@@ -320,20 +320,23 @@ AS $$
 			next_attempt_at = mailchimp_sync.rests_until(c, CASE WHEN c.version = s.version
 				AND (_for_now OR mailchimp_sync.refuses_for_now(d.detail)) THEN mailchimp_sync.day_later() END),
 			state = CASE WHEN c.version = s.version THEN 'refused' ELSE c.state END,
-			detail = CASE WHEN c.version = s.version THEN d.detail ELSE c.detail END,
+			detail = CASE WHEN w.still THEN d.detail ELSE c.detail END,
 			action = CASE WHEN c.version = s.version THEN NULL ELSE c.action END
 		FROM mailchimp_sync.carried(_inflight_id) s
 		JOIN said d ON d.hash = s.email_hash
+		JOIN mailchimp_sync.contact o USING (audience_id, source_id, contact_key)
+		-- the same may be wanted by a new version: a ghost has ended
+		CROSS JOIN LATERAL (SELECT o.version = s.version OR o.state IN ('pending', 'refused') AND o.desired_hash = s.hash AS still) AS w
 		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
 		RETURNING c.audience_id, c.source_id, c.contact_key, c.email, c.attempts, c.next_attempt_at, d.code, d.detail, d.field,
-			c.version = s.version AS is_wanted
+			w.still
 	)
 	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email,
 		title, detail, field, attempts, first_failed_at, last_failed_at, next_attempt_at)
 	SELECT 'push', r.audience_id, r.source_id, r.contact_key, a.connection, r.email,
 		r.code, r.detail, r.field, r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), r.next_attempt_at
 	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id)
-	WHERE r.is_wanted	-- else it has changed, or left, meanwhile
+	WHERE r.still	-- else it has changed, or left, meanwhile
 	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET
 		email = excluded.email, title = excluded.title, detail = excluded.detail, field = excluded.field,
 		attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at, next_attempt_at = excluded.next_attempt_at;
