@@ -51,7 +51,8 @@ $crm->ann("UPDATE crm.candidate SET first_name = 'Flo' WHERE id = 2");
 pass('the CRM does not wait');
 wait_attempts();
 $blocker->query('COMMIT');
-$sim->wait_requests(2, since => 0, route => 'POST /lists/{list_id}');
+# the third after those of the first sync and of Fay
+$sim->wait_requests(3, since => 0, route => 'POST /lists/{list_id}');
 $node->wait_until("SELECT in_sync = 3 FROM mc_audience_status");
 is($crm->requests, 'POST /lists/{list_id} 200', 'the change is sent once the way is free');
 unlike(substr(PostgreSQL::Test::Utils::slurp_file($node->logfile), $log), qr/WARNING/, 'without a word');
