@@ -232,7 +232,7 @@ apply_failure(void *arg)
 	static const char *const title = "the reply could not be applied";
 	Failure *f = arg;
 
-	log_request(f->unit, outcome, title, f->error->message);
+	log_request(f->unit, outcome, title, mc_loggable(f->error));
 	unit_failed(f->unit, outcome, title, f->error->message,
 				TimestampTzPlusMilliseconds(mc_clock_now(), ERROR_REST));
 	end_inflight(f->unit);
