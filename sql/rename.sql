@@ -204,6 +204,8 @@ BEGIN
 		status = CASE WHEN _found THEN _status ELSE m.status END,
 		status_before = CASE WHEN _found IS FALSE OR _status IN ('archived', 'unsubscribed') AND m.status IS DISTINCT FROM 'subscribed'
 			THEN m.status_before END,
+		-- we did that: the next read tells when
+		last_changed = CASE WHEN _found AND _f.phase <> 'look' THEN NULL ELSE m.last_changed END,
 		-- of a leave in doubt it is known now
 		archived_by_us = m.archived_by_us AND (NOT _found OR _status = 'archived')
 	WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1] AND _hash IS NOT NULL;

@@ -53,6 +53,18 @@ $crm->run;
 is(status('back2') . ' ' . $crm->state(2), 'subscribed in_sync|', 'who comes back with another address is not taken for archived by somebody there');
 is(status('c2'), 'none', 'it is the same member');
 
+# It has, which was read, before the contact comes back with another address.
+$sim->fault(@$delete, fault => 'reset_after');
+$crm->ann('UPDATE crm.candidate SET email = NULL WHERE id = 29');
+$crm->run;
+$crm->later(660);
+$crm->run;
+is(status('c29') . ' ' . $crm->state(29), 'archived refused|has no e-mail address', 'who has no address any more is out');
+$crm->later(60);
+$crm->ann("UPDATE crm.candidate SET email = 'back29\@crm.test' WHERE id = 29");
+$crm->run;
+is(status('back29') . ' ' . $crm->state(29), 'subscribed in_sync|', 'moving them within the archive is not taken for archiving by somebody there');
+
 # By the policy unsubscribe: it has not landed, so nobody is taken for unsubscribed.
 $crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "unsubscribe"}')});
 $sim->fault(@$patch, fault => 'hang');
