@@ -41,8 +41,22 @@ BEGIN
 END
 $$;
 
--- what an evaluation that failed as a whole means for its source; nothing where that was put right meanwhile
-CREATE FUNCTION mailchimp_sync.source_trouble(_source_id integer, _revision integer, _error_state text, _error_message text)
+-- what is evaluated, and the names that its relations go by now
+CREATE FUNCTION mailchimp_sync.source_version(_source mailchimp_sync.source) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN concat_ws(' ', _source.revision, _source.relation, (SELECT string_agg(w.relation::text, ' ' ORDER BY w.relation_id)
+		FROM mailchimp_sync.watch w WHERE w.source_id = _source.source_id));
+END
+$$;
+
+/*
+ * What an evaluation that failed as a whole means for its source; nothing where that was put right meanwhile, or where
+ * a relation was renamed after the query had been made of its name: the engine tries again at once.
+ */
+CREATE FUNCTION mailchimp_sync.source_trouble(_source_id integer, _version text, _error_state text, _error_message text)
 RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -55,7 +69,7 @@ AS $$
 			failures = s.failures + 1,
 			next_attempt_at = CASE WHEN NOT mailchimp_sync.error_is_lasting(_error_state)
 				THEN mailchimp_sync.clock() + mailchimp_sync.backoff(s.failures + 1) END
-		WHERE s.source_id = _source_id AND s.revision = _revision
+		WHERE s.source_id = _source_id AND mailchimp_sync.source_version(s) = _version
 		RETURNING s.source_id
 	)
 	DELETE FROM mailchimp_sync.event e USING troubled t
@@ -88,11 +102,13 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_source	mailchimp_sync.source;
-	_values	mailchimp_sync.evaluated[];
+	_source		mailchimp_sync.source;
+	_version	text;
+	_values		mailchimp_sync.evaluated[];
 	_trouble	record;
 BEGIN
 	SELECT * INTO STRICT _source FROM mailchimp_sync.source WHERE source_id = _source_id;
+	_version := mailchimp_sync.source_version(_source);
 	SELECT coalesce(array_agg(ROW(e.*)::mailchimp_sync.evaluated), '{}') INTO _values
 	FROM mailchimp_sync.evaluate(_source.owner, mailchimp_sync.source_query(_source_id, _audience_ids), _keys) AS e;
 	IF mailchimp_sync.follow_key_type(_source_id, (SELECT min(v.error_state) FROM unnest(_values) v)) THEN
@@ -100,7 +116,7 @@ BEGIN
 	END IF;
 	SELECT v.error_state, v.error_message INTO _trouble FROM unnest(_values) v WHERE v.contact_key IS NULL LIMIT 1;
 	IF FOUND THEN
-		PERFORM mailchimp_sync.source_trouble(_source_id, _source.revision, _trouble.error_state, _trouble.error_message);
+		PERFORM mailchimp_sync.source_trouble(_source_id, _version, _trouble.error_state, _trouble.error_message);
 		RETURN NULL;
 	END IF;
 	RETURN mailchimp_sync.of_possible_keys(_source_id, _values);
@@ -378,17 +394,17 @@ AS $$
 DECLARE
 	_query			text;
 	_owner			regrole;
-	_revision		integer;
+	_version		text;
 	_watched		regclass;
 	_keys			text[];
 	_error_state	text;
 	_error_message	text;
 	_any_error		text;
 BEGIN
-	SELECT s.owner, s.revision, CASE WHEN w.keys_query IS NULL THEN mailchimp_sync.own_keys_query(_source_id)
+	SELECT s.owner, mailchimp_sync.source_version(s), CASE WHEN w.keys_query IS NULL THEN mailchimp_sync.own_keys_query(_source_id)
 			ELSE mailchimp_sync.event_keys_query(_relation_id) END,
 		CASE WHEN w.keys_query IS NOT NULL THEN w.relation END
-	INTO STRICT _owner, _revision, _query, _watched
+	INTO STRICT _owner, _version, _query, _watched
 	FROM mailchimp_sync.source s JOIN mailchimp_sync.watch w USING (source_id)
 	WHERE s.source_id = _source_id AND w.relation_id = _relation_id;
 	SELECT coalesce(array_agg(DISTINCT e.contact_key) FILTER (WHERE e.error_state IS NULL
@@ -401,7 +417,7 @@ BEGIN
 	IF mailchimp_sync.follow_key_type(_source_id, _any_error) THEN
 		RETURN mailchimp_sync.event_keys(_source_id, _relation_id, _rows);
 	ELSIF _error_state IS NOT NULL THEN
-		PERFORM mailchimp_sync.source_trouble(_source_id, _revision, _error_state, CASE WHEN _watched IS NULL THEN _error_message
+		PERFORM mailchimp_sync.source_trouble(_source_id, _version, _error_state, CASE WHEN _watched IS NULL THEN _error_message
 			ELSE format('watched relation %s: %s', _watched, _error_message) END);
 		RETURN NULL;
 	END IF;
@@ -684,7 +700,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_step		mailchimp_sync.audience_source;
-	_revision	integer;
+	_version	text;
 	_page		mailchimp_sync.compare_page;
 BEGIN
 	PERFORM mailchimp_sync.compare_begin();
@@ -702,13 +718,13 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN 0;
 	END IF;
-	SELECT s.revision INTO _revision FROM mailchimp_sync.source s WHERE s.source_id = _step.source_id;
+	SELECT mailchimp_sync.source_version(s) INTO _version FROM mailchimp_sync.source s WHERE s.source_id = _step.source_id;
 	_page := mailchimp_sync.compare_page(_step.audience_id, _step.source_id, _step.compare_phase, _step.compare_after);
 	IF mailchimp_sync.follow_key_type(_step.source_id,
 			coalesce(_page.error_state, (SELECT min(v.error_state) FROM unnest(_page.values) v))) THEN
 		RETURN 1;
 	ELSIF _page.error_state IS NOT NULL THEN
-		PERFORM mailchimp_sync.source_trouble(_step.source_id, _revision, _page.error_state, _page.error_message);
+		PERFORM mailchimp_sync.source_trouble(_step.source_id, _version, _page.error_state, _page.error_message);
 		RETURN 1;
 	END IF;
 	PERFORM mailchimp_sync.apply_values(_step.source_id, ARRAY[_step.audience_id], _page.keys, _page.values);

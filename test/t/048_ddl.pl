@@ -155,7 +155,13 @@ $crm->ann("DELETE FROM crm.candidate WHERE id = 77");
 $crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "archive"}')});
 
 # Names that people give to tables
-$node->query('ALTER TABLE crm.candidate RENAME TO "Kandidaat ""x"""');
+# while the engine, which has asked by the former name, waits for the table
+my $renaming = $node->session;
+$renaming->query('BEGIN; ALTER TABLE crm.candidate RENAME TO "Kandidaat ""x"""');
+$crm->max("SELECT mc_sync_audience('people')");
+$node->wait_until("SELECT EXISTS (SELECT FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+	WHERE a.backend_type = 'mailchimp_sync worker' AND NOT l.granted)");
+$renaming->query('COMMIT');
 heals('a table that is renamed', itself => 1, table => 'crm."Kandidaat ""x"""');
 $node->query('ALTER TABLE crm."Kandidaat ""x""" RENAME TO candidate; ALTER SCHEMA crm RENAME TO "CRM é"');
 heals('a schema that is renamed', itself => 1, table => '"CRM é".candidate');
