@@ -209,13 +209,21 @@ AS $$
 		WHERE o.opt_out_id IN (
 			SELECT u.opt_out_id FROM desired d JOIN stored s USING (contact_key)
 			CROSS JOIN LATERAL (
-				SELECT x.opt_out_id FROM mailchimp_sync.opt_out x
+				SELECT x.opt_out_id, false AS is_heir FROM mailchimp_sync.opt_out x
 				WHERE x.source_id = _source_id AND x.contact_key = d.contact_key
 				UNION ALL
-				SELECT x.opt_out_id FROM mailchimp_sync.opt_out x WHERE x.email_hash = d.email_hash) AS y
+				SELECT x.opt_out_id, false FROM mailchimp_sync.opt_out x WHERE x.email_hash = d.email_hash
+				UNION ALL
+				-- somebody else who has the address of one who goes and is kept as a member
+				SELECT x.opt_out_id, true FROM mailchimp_sync.contact c
+				JOIN mailchimp_sync.opt_out x USING (source_id, contact_key)
+				WHERE d.state = 'outside' AND d.action IS DISTINCT FROM 'leave'
+					AND c.audience_id = _audience_id AND c.email_hash = d.email_hash AND c.state = 'opted_out'
+					AND EXISTS (SELECT FROM mailchimp_sync.member m
+						WHERE m.audience_id = _audience_id AND m.email_hash = d.email_hash AND m.status IN ('subscribed', 'pending'))) AS y
 			JOIN mailchimp_sync.opt_out u USING (opt_out_id)
-			WHERE d.state = 'opted_out' AND u.carried_at IS NOT NULL
-				AND (NOT EXISTS (SELECT FROM mailchimp_sync.member m
+			WHERE u.carried_at IS NOT NULL AND (y.is_heir OR d.state = 'opted_out' AND
+				(NOT EXISTS (SELECT FROM mailchimp_sync.member m
 						WHERE m.audience_id = _audience_id AND m.email_hash = d.email_hash)
 					-- or took one under which somebody is a member
 					OR d.email_hash IS DISTINCT FROM d.old_email_hash AND EXISTS (SELECT FROM mailchimp_sync.member m
@@ -223,7 +231,7 @@ AS $$
 					-- or took an address that had opted out, and is a member under its former one still
 					OR EXISTS (SELECT FROM mailchimp_sync.contact c
 						WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.contact_key = d.contact_key
-							AND (c.member_hash <> d.email_hash OR c.aside_email IS NOT NULL)))
+							AND (c.member_hash <> d.email_hash OR c.aside_email IS NOT NULL))))
 			FOR UPDATE OF u SKIP LOCKED)
 	), changed AS MATERIALIZED (
 		SELECT d.contact_key, h.* FROM desired d

@@ -200,6 +200,15 @@ is(status('c23'), 'subscribed', 'a member that is kept');
 $crm->ann(q{UPDATE crm.candidate SET email = 'c23@crm.test' WHERE id = 22});
 $crm->run;
 is(status('c23'), 'unsubscribed', 'is not mailed when its address is that of somebody who opted out');
+# Or has it already when the one for whom the member is there goes.
+$crm->ann(q{UPDATE crm.candidate SET email = 'shared@crm.test' WHERE id = 22});
+$crm->run;
+$crm->ann(q{INSERT INTO crm.candidate (id, email) VALUES (41, 'shared@crm.test')});
+$crm->run;
+is(status('shared'), 'subscribed', 'somebody else with the address of somebody who opted out');
+$crm->ann('DELETE FROM crm.candidate WHERE id = 41');
+$crm->run;
+is(status('shared'), 'unsubscribed', 'is kept as a member, but not as one who is mailed');
 $crm->ann(q{SELECT mc_alter_audience('people', '{"on_leave": "archive"}')});
 $crm->run;
 
