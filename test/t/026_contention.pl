@@ -79,6 +79,23 @@ $node->wait_until("SELECT compared_at > '$asked' FROM mc_audience WHERE audience
 is($node->query("SELECT compared_at > '$asked' FROM mc_audience WHERE audience = 'people'"), 'f', 'so does an audience that somebody is changing');
 $blocker->query('ROLLBACK');
 $node->wait_until("SELECT compared_at > '$asked' FROM mc_audience WHERE audience = 'people'");
-$blocker->quit;
+# An event commits while those around it are looked at: its number lies between theirs, and it is none of those that are done
+$crm->ann(q{ALTER TABLE crm.person ADD name text;
+	INSERT INTO crm.person (id, email, name) SELECT g, 'n' || g || '@crm.test', 'old' FROM generate_series(11, 13) g;
+	CREATE FUNCTION crm.waits(name text) RETURNS text LANGUAGE plpgsql AS 'BEGIN PERFORM pg_advisory_xact_lock_shared(77); RETURN name; END';
+	SELECT mc_add_source('person', 'crm.person', 'id', 'email', '{"FNAME": "crm.waits(name)"}', opt_out => 'stop')});
+my $named = "SELECT count(*) = 3 FROM mc_member WHERE merge_fields ->> 'FNAME'";
+$node->wait_until("$named = 'old'");
+my ($before, $between, $after) = map { $node->session(as => 'ann') } 1 .. 3;
+my $id = 10;
+$_->query('BEGIN; UPDATE crm.person SET name = \'new\' WHERE id = ' . ++$id) for $before, $between, $after;
+$blocker->query('SELECT pg_advisory_lock(77)');
+$_->query('COMMIT') for $before, $after;
+wait_attempts();
+$between->query('COMMIT');
+$blocker->query('SELECT pg_advisory_unlock(77)');
+$node->wait_until("$named = 'new'");
+pass('N5: a change that commits while others are looked at is not done with them');
+$_->quit for $before, $between, $after, $blocker;
 
 done_testing();
