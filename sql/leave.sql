@@ -104,19 +104,15 @@ CREATE FUNCTION mailchimp_sync.leave_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(d.due, a.next_attempt_at, mailchimp_sync.source_due(s)))
-	FROM mailchimp_sync.usable_connection u
-	JOIN mailchimp_sync.audience a USING (connection)
-	JOIN mailchimp_sync.audience_source x USING (audience_id)
-	JOIN mailchimp_sync.source s USING (source_id)
+	SELECT min(greatest(d.due, a.at))
+	FROM mailchimp_sync.due_source a
 	CROSS JOIN LATERAL (
 		SELECT coalesce(c.next_attempt_at, '-infinity') AS due
 		FROM mailchimp_sync.contact c
-		WHERE c.audience_id = a.audience_id AND c.source_id = s.source_id AND c.queue = 'leave'
+		WHERE c.audience_id = a.audience_id AND c.source_id = a.source_id AND c.queue = 'leave'
 			AND (a.audience_id, c.member_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b)
 		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1) AS d
-	WHERE a.active_since IS NOT NULL AND NOT a.paused AND s.state <> 'stopped'
-		AND NOT mailchimp_sync.guard_holds(a.audience_id, 'leave')
+	WHERE NOT mailchimp_sync.guard_holds(a.audience_id, 'leave')
 		AND NOT mailchimp_sync.leaves_by_batch(a.audience_id)
 $$;
 

@@ -204,16 +204,12 @@ CREATE FUNCTION mailchimp_sync.push_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(d.due, a.next_attempt_at, mailchimp_sync.source_due(s)))
-	FROM mailchimp_sync.usable_connection u
-	JOIN mailchimp_sync.audience a USING (connection)
-	JOIN mailchimp_sync.audience_source x USING (audience_id)
-	JOIN mailchimp_sync.source s USING (source_id)
+	SELECT min(greatest(d.due, a.at))
+	FROM mailchimp_sync.due_source a
 	CROSS JOIN LATERAL mailchimp_sync.guard_room(a.audience_id, 'subscribe') AS room
 	CROSS JOIN LATERAL (
 		SELECT min(coalesce(c.next_attempt_at, '-infinity')) AS due
-		FROM mailchimp_sync.push_waiting(a.audience_id, s.source_id, room, 1) c HAVING count(*) > 0) AS d
-	WHERE a.active_since IS NOT NULL AND NOT a.paused AND s.state <> 'stopped'
+		FROM mailchimp_sync.push_waiting(a.audience_id, a.source_id, room, 1) c HAVING count(*) > 0) AS d
 $$;
 
 /* ---- what came back ---- */

@@ -191,13 +191,9 @@ CREATE FUNCTION mailchimp_sync.tag_due() RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(q.at, a.next_attempt_at, mailchimp_sync.source_due(s)))
-	FROM mailchimp_sync.usable_connection u
-	JOIN mailchimp_sync.audience a USING (connection)
-	JOIN mailchimp_sync.audience_source x USING (audience_id)
-	JOIN mailchimp_sync.source s USING (source_id)
-	CROSS JOIN LATERAL mailchimp_sync.tag_queue(a.audience_id, s.source_id) AS q
-	WHERE a.active_since IS NOT NULL AND NOT a.paused AND s.state <> 'stopped'
+	SELECT min(greatest(q.at, a.at))
+	FROM mailchimp_sync.due_source a
+	CROSS JOIN LATERAL mailchimp_sync.tag_queue(a.audience_id, a.source_id) AS q
 $$;
 
 /* ---- what came back ---- */
