@@ -52,7 +52,10 @@ const ACTS = {
     member.review = true;
     world.touch(list);
   },
-  archive: (world, list, member) => archive(world, list, member),
+  // Mailchimp's pages offer it for nobody who is archived.
+  archive(world, list, member) {
+    if (member.status !== 'archived') archive(world, list, member);
+  },
   delete_permanent: (world, list, member) => forget(world, list, member),
   edit(world, list, member, { merge_fields, language, vip }) {
     updateMember(world, list, member, { merge_fields, language, vip }, { skipRequired: true });
