@@ -24,6 +24,11 @@ function note(world, member, body, action) {
   addEvents(world, campaign, [readEvent(world, campaign, { email: person.email, action, reason: body.reason })]);
 }
 
+// Mailchimp's pages let people change nothing of an archived member but bring it back or delete it.
+function mustBeShown(member) {
+  if (member.status === 'archived') throw new Error('the member is archived');
+}
+
 const ACTS = {
   unsubscribe(world, list, member, body) {
     note(world, member, body, 'unsubscribe');
@@ -52,12 +57,13 @@ const ACTS = {
     member.review = true;
     world.touch(list);
   },
-  // Mailchimp's pages offer it for nobody who is archived.
   archive(world, list, member) {
-    if (member.status !== 'archived') archive(world, list, member);
+    mustBeShown(member);
+    archive(world, list, member);
   },
   delete_permanent: (world, list, member) => forget(world, list, member),
   edit(world, list, member, { merge_fields, language, vip }) {
+    mustBeShown(member);
     updateMember(world, list, member, { merge_fields, language, vip }, { skipRequired: true });
   },
   change_email(world, list, member, body) {
