@@ -230,6 +230,13 @@ sub wait_until
 	McTest::poll($sql, sub { $self->query($sql, %options) eq 't' });
 }
 
+# The same while the server recovers from a crash and lets nobody in; psql may be gone before it was told what to ask.
+sub wait_back
+{
+	my ($self, $sql, %options) = @_;
+	McTest::poll($sql, sub { (eval { $self->query($sql, %options) } // '') eq 't' });
+}
+
 # Where the server's log ends now; wait_log looks from there.
 sub log_end { return -s $_[0]->logfile }
 

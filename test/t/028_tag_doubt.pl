@@ -163,7 +163,7 @@ sub killed_at
 	my $pid = $node->query("SELECT pid FROM pg_stat_activity WHERE usename = 'max' AND query ~ 'mc_run' AND state = 'active'");
 	kill 'KILL', $pid or die "kill $pid: $!";
 	eval { $dying->quit };
-	$node->poll_query_until('postgres', "SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)") or die 'the server does not come back';
+	$node->wait_back("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
 	return;
 }
 

@@ -87,7 +87,7 @@ sub kill_worker
 {
 	my $pid = $people->wait_worker;
 	kill 'KILL', $pid or die "kill $pid: $!";
-	$node->poll_query_until('one', "SELECT pid <> $pid AND is_worker FROM mailchimp_sync.engine()") or die 'the server does not come back';
+	$node->wait_back("SELECT pid <> $pid AND is_worker FROM mailchimp_sync.engine()", db => 'one');
 }
 
 sub stop_server

@@ -17,7 +17,7 @@ sub kill_worker
 {
 	my $pid = worker();
 	kill 'KILL', $pid or die "kill $pid: $!";
-	$node->poll_query_until('postgres', "SELECT pid <> $pid AND is_worker FROM mailchimp_sync.engine()") or die 'the server does not come back';
+	$node->wait_back("SELECT pid <> $pid AND is_worker FROM mailchimp_sync.engine()");
 }
 
 sub stop_server
