@@ -1,0 +1,109 @@
+/*
+ * campaign_state.sql: the states of a campaign, who may do what in which of them,
+ * and where it leads. The guide draws the same (States of a campaign), and a test
+ * compares the two.
+ */
+
+-- everything that changes a status asks here; people's verbs first, the engine's after them
+CREATE FUNCTION mailchimp_sync.campaign_transitions(OUT verb text, OUT from_status text, OUT to_status text)
+RETURNS SETOF record
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	VALUES
+		('alter', 'draft', 'draft'),
+		('alter', 'prepared', 'prepared'),
+		('alter', 'failed', 'failed'),
+		('select', 'draft', 'draft'),
+		('select', 'failed', 'failed'),
+		('prepare', 'draft', 'preparing'),
+		('prepare', 'prepared', 'preparing'),
+		('prepare', 'failed', 'preparing'),
+		('send', 'draft', 'preparing'),
+		('send', 'prepared', 'preparing'),
+		('send', 'failed', 'preparing'),
+		('cancel', 'draft', 'canceled'),
+		('cancel', 'preparing', 'preparing'),
+		('cancel', 'prepared', 'preparing'),
+		('cancel', 'failed', 'preparing'),
+		('delete', 'draft', 'deleted'),
+		('delete', 'preparing', 'preparing'),
+		('delete', 'prepared', 'preparing'),
+		('delete', 'failed', 'preparing'),
+		('delete', 'canceled', 'canceled'),
+		('delete', 'sent', 'sent'),
+		('poll', 'sending', 'sending'),
+		('poll', 'sent', 'sent'),
+		('arrive', 'preparing', 'prepared'),
+		('leave', 'preparing', 'sending'),
+		('stay', 'sending', 'preparing'),
+		('trace', 'draft', 'preparing'),
+		('trace', 'preparing', 'preparing'),
+		('trace', 'prepared', 'preparing'),
+		('trace', 'failed', 'preparing'),
+		('fail', 'preparing', 'failed'),
+		('fail', 'sending', 'failed'),
+		('fail', 'sent', 'sent'),
+		('fail', 'canceled', 'canceled'),
+		('fail', 'prepared', 'failed'),
+		('end', 'sending', 'sent'),
+		('end', 'preparing', 'sent'),
+		('end', 'prepared', 'sent'),
+		('end cancel', 'preparing', 'canceled'),
+		('end delete', 'preparing', 'deleted'),
+		('end delete', 'canceled', 'deleted'),
+		('end delete', 'sent', 'deleted'),
+		('vanish', 'prepared', 'deleted'),
+		('vanish', 'scheduled', 'deleted'),
+		('vanish', 'sent', 'deleted')
+$$;
+
+-- null: not in that state
+CREATE FUNCTION mailchimp_sync.campaign_leads_to(_verb text, _status text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT t.to_status FROM mailchimp_sync.campaign_transitions() t
+	WHERE t.verb = _verb AND t.from_status = _status
+$$;
+
+-- nothing has gone out yet: opting out still helps
+CREATE FUNCTION mailchimp_sync.campaign_is_unsent(_status text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT _status IN ('draft', 'preparing', 'prepared', 'scheduled', 'failed')
+$$;
+
+-- the campaign, locked for somebody who wants to do something with it
+CREATE FUNCTION mailchimp_sync.campaign_for(_campaign bigint, _verb text) RETURNS mailchimp_sync.campaign
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign;
+BEGIN
+	SELECT * INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign FOR NO KEY UPDATE;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+			MESSAGE = format('campaign %s does not exist', coalesce(_campaign::text, 'null')),
+			HINT = 'mc_campaign lists the campaigns.';
+	END IF;
+	IF mailchimp_sync.campaign_leads_to(_verb, _c.status) IS NULL
+		OR (_c.goal IS NOT NULL AND _verb IN ('alter', 'select', 'prepare')) THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('cannot %s campaign %s: it is %s',
+				CASE _verb WHEN 'select' THEN 'change the recipients of' ELSE _verb END, _campaign, _c.status),
+			HINT = CASE
+				WHEN _c.status = 'sending' THEN 'Mailchimp is sending it; wait until it is sent.'
+				WHEN _c.status = 'sent' THEN 'A campaign is sent once; make a new one for another mail.'
+				WHEN _c.status IN ('canceled', 'deleted') THEN 'Make a new one with mc_create_campaign.'
+				WHEN _c.status = 'preparing' THEN 'Wait until it is prepared, or stop it with mc_cancel_campaign.'
+				WHEN _verb = 'select' THEN 'Its recipients are fixed; cancel it and make a new one.'
+				ELSE format('That can be done with a campaign that is %s.', (SELECT string_agg(t.from_status, ', ')
+					FROM mailchimp_sync.campaign_transitions() t WHERE t.verb = _verb))
+			END;
+	END IF;
+	RETURN _c;
+END
+$$;
