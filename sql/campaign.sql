@@ -71,32 +71,6 @@ SELECT pg_catalog.pg_extension_config_dump(
 
 /* ---- settings ---- */
 
--- a template of the connection by its id, else by its exact name
-CREATE FUNCTION mailchimp_sync.find_template(_connection text, _template text) RETURNS bigint
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	_ids	bigint[];
-BEGIN
-	SELECT array_agg(t.template_id) INTO _ids FROM mailchimp_sync.template t
-	WHERE t.connection = _connection AND t.template_id::text = btrim(_template) AND t.active;
-	IF _ids IS NULL THEN
-		SELECT array_agg(t.template_id ORDER BY t.template_id) INTO _ids FROM mailchimp_sync.template t
-		WHERE t.connection = _connection AND t.name = _template AND t.active;
-	END IF;
-	IF _ids IS NULL THEN
-		PERFORM mailchimp_sync.raise_unknown('template', _template, ARRAY(SELECT t.name
-			FROM mailchimp_sync.template t WHERE t.connection = _connection AND t.active ORDER BY 1));
-	ELSIF cardinality(_ids) > 1 THEN
-		RAISE EXCEPTION USING ERRCODE = 'ambiguous_alias',
-			MESSAGE = format('template name "%s" is ambiguous', _template),
-			HINT = format('Use one of these template ids: %s.', array_to_string(_ids, ', '));
-	END IF;
-	RETURN _ids[1];
-END
-$$;
-
 -- the settings of mc_create_campaign and mc_alter_campaign, checked and as columns
 CREATE FUNCTION mailchimp_sync.campaign_with(_c mailchimp_sync.campaign, _settings jsonb)
 RETURNS mailchimp_sync.campaign
