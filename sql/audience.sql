@@ -433,7 +433,6 @@ BEGIN
 	DELETE FROM mailchimp_sync.reading WHERE audience_id = _id;
 	_source_ids := ARRAY(SELECT x.source_id FROM mailchimp_sync.audience_source x WHERE x.audience_id = _id);
 	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _id;
-	DELETE FROM mailchimp_sync.reading WHERE audience_id = _id;
 	PERFORM mailchimp_sync.guard_forget(ARRAY[_id]);
 	DELETE FROM mailchimp_sync.audience WHERE audience_id = _id;
 	PERFORM mailchimp_sync.source_mended(s) FROM unnest(_source_ids) s;

@@ -412,8 +412,8 @@ BEGIN
 	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = ANY (_audiences);
 	PERFORM mailchimp_sync.guard_forget(_audiences);
 	UPDATE mailchimp_sync.audience a
-	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, compare_asked_at = NULL, compared_at = NULL, read_at = NULL, read_begun_at = NULL,
-		read_mark = NULL, read_mark_at = NULL, read_since = NULL,
+	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, compare_asked_at = NULL,
+		compared_at = NULL, read_at = NULL, read_begun_at = NULL, read_mark = NULL, read_mark_at = NULL, read_since = NULL,
 		fields_read_at = NULL, fields_asked_at = NULL
 	WHERE a.connection = _connection;
 	-- N3: one that is on its way may still be sent over there, so it must never be sent here

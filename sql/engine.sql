@@ -263,7 +263,8 @@ BEGIN
 		WHERE e.kind IN ('push', 'tag')
 	), asserted AS (
 		UPDATE mailchimp_sync.contact c SET sent_hash = NULL, state = 'pending',
-			action = CASE WHEN c.action = 'subscribe' THEN c.action ELSE 'update' END, stale_tags = NULL, version = c.version + 1, attempts = 0, next_attempt_at = NULL
+			action = CASE WHEN c.action = 'subscribe' THEN c.action ELSE 'update' END, stale_tags = NULL,
+			version = c.version + 1, attempts = 0, next_attempt_at = NULL
 		FROM carried x
 		WHERE c.audience_id = x.audience_id AND c.email_hash = x.email_hash
 			AND c.state IN ('in_sync', 'pending') AND coalesce(c.action, 'update') IN ('subscribe', 'update', 'tag')

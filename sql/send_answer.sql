@@ -294,8 +294,8 @@ BEGIN
 	WHERE campaign_id = _c.campaign_id AND status = 'pending' AND filled AND _c.restored_at IS NULL;
 	PERFORM mailchimp_sync.forget_ghosts(_c.campaign_id, 'send');
 	UPDATE mailchimp_sync.campaign SET status = coalesce(mailchimp_sync.campaign_leads_to('end', _c.status), 'sent'),
-		goal = CASE WHEN _c.restored_at IS NOT NULL THEN 'send' END, emails_sent = _emails_sent, sent_at = coalesce(_sent_at, mailchimp_sync.clock()),
-		next_poll_at = mailchimp_sync.clock()
+		goal = CASE WHEN _c.restored_at IS NOT NULL THEN 'send' END, emails_sent = _emails_sent,
+		sent_at = coalesce(_sent_at, mailchimp_sync.clock()), next_poll_at = mailchimp_sync.clock()
 	WHERE campaign_id = _c.campaign_id;
 	PERFORM mailchimp_sync.campaign_go(_c.campaign_id, CASE WHEN _c.restored_at IS NOT NULL THEN 'sent_to' END);
 END
