@@ -137,7 +137,7 @@ AS $$
 	INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, status_before, archived_by_us, ours,
 		read_at)
 	SELECT a.audience_id, h.email_hash, coalesce(c.email, ''),
-		CASE WHEN _found THEN CASE _on_leave WHEN 'archive' THEN 'archived' ELSE 'unsubscribed' END END,
+		CASE WHEN _found THEN mailchimp_sync.status_of_leaving(_on_leave) END,
 		CASE WHEN _found THEN 'subscribed' END,
 		_found AND _on_leave = 'archive' AND NOT (_archived AND coalesce(c.attempts, 0) = 0), true, mailchimp_sync.clock()
 	FROM unnest(_hashes) AS h(email_hash)
