@@ -50,7 +50,10 @@ AS $$
 	WHERE x.audience_id = _audience_id
 $$;
 
--- a step of the engine: who could leave for a while already, and has not, is read once more
+/*
+ * A step of the engine: who could leave for a while already, and has not, is read once more. It has no due of its
+ * own: whom it looks for is due as a leave (leave_due, batch_due), which wakes the engine, and its steps come before its requests.
+ */
 CREATE FUNCTION mailchimp_sync.reread() RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
