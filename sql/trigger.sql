@@ -94,6 +94,16 @@ EXCEPTION WHEN lock_not_available THEN
 END
 $$;
 
+-- all that a row of "watch" has, clones included
+CREATE FUNCTION mailchimp_sync.our_triggers(_relation_id integer) RETURNS SETOF pg_catalog.pg_trigger
+LANGUAGE sql STABLE ROWS 4
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT t.* FROM pg_trigger t
+	WHERE t.tgfoid = 'mailchimp_sync.note_change()'::regprocedure
+		AND t.tgname LIKE format('mailchimp\_sync\_%s\_%%', _relation_id)
+$$;
+
 /*
  * Takes away the triggers of a row of "watch" that are not to be, all of them
  * without a relation. This waits for readers, too; a trigger that is only to be
@@ -111,9 +121,8 @@ DECLARE
 BEGIN
 	FOR _trigger IN
 		SELECT t.tgname, t.tgrelid::regclass AS relation
-		FROM pg_trigger t
-		WHERE t.tgfoid = 'mailchimp_sync.note_change()'::regprocedure AND t.tgparentid = 0
-			AND t.tgname LIKE format('mailchimp\_sync\_%s\_%%', _relation_id)
+		FROM mailchimp_sync.our_triggers(_relation_id) t
+		WHERE t.tgparentid = 0
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.wanted_triggers(_relation_id, _relation, _triggers, _replica) w
 				WHERE w.relation = t.tgrelid AND w.name = t.tgname AND NOT w.is_clone
 					AND (w.type = t.tgtype OR NOT w.in_partitions))
@@ -203,10 +212,8 @@ DECLARE
 BEGIN
 	FOR _trigger IN
 		SELECT t.tgname, t.tgrelid::regclass AS relation
-		FROM pg_trigger t
-		WHERE t.tgfoid = 'mailchimp_sync.note_change()'::regprocedure
-			AND t.tgname LIKE format('mailchimp\_sync\_%s\_%%', _relation_id) 
-			AND t.tgenabled <> CASE WHEN _replica THEN 'A' ELSE 'O' END
+		FROM mailchimp_sync.our_triggers(_relation_id) t
+		WHERE t.tgenabled <> CASE WHEN _replica THEN 'A' ELSE 'O' END
 		ORDER BY t.tgrelid, t.tgname
 	LOOP
 		PERFORM mailchimp_sync.run_ddl(_trigger.relation, format('ALTER TABLE %s ENABLE %s TRIGGER %I', _trigger.relation,
