@@ -347,14 +347,9 @@ AS $$
 		WHERE b.batch_id = _batch_id
 		RETURNING b.*
 	)
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, connection, title, detail, attempts, first_failed_at,
-		last_failed_at, next_attempt_at)
-	SELECT 'leave', a.audience_id, r.connection, _title, _detail, r.failures, mailchimp_sync.clock(), mailchimp_sync.clock(),
-		r.next_attempt_at
+	SELECT mailchimp_sync.note_failure('leave', r.connection, _title, _detail, r.next_attempt_at, a.audience_id,
+		_attempts => r.failures)
 	FROM resting r JOIN mailchimp_sync.audience a USING (connection, list_id)
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = excluded.next_attempt_at
 $$;
 
 /*

@@ -253,13 +253,8 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN;		-- it has come to its end otherwise
 	END IF;
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, title, detail,
-		attempts, first_failed_at, last_failed_at, next_attempt_at)
-	VALUES ('leave', _w.audience_id, _w.source_ids[1], _w.contact_keys[1], _w.connection, _title, _detail,
-		_attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), _at)
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = excluded.next_attempt_at;
+	PERFORM mailchimp_sync.note_failure('leave', _w.connection, _title, _detail, _at, _w.audience_id,
+		_source_id => _w.source_ids[1], _contact_key => _w.contact_keys[1], _attempts => _attempts);
 END
 $$;
 

@@ -108,6 +108,28 @@ CREATE TABLE mailchimp_sync.failure (
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.failure', '');
 
+/*
+ * It failed again: the words are the last ones, and each time counts until it works. _attempts is how many there were
+ * by the first time that it is noted. (Sets of contacts are noted by push_refused and settle.)
+ */
+CREATE FUNCTION mailchimp_sync.note_failure(_work text, _connection text, _title text, _detail text,
+	_next_attempt_at timestamptz, _audience_id integer DEFAULT 0, _campaign_id bigint DEFAULT 0,
+	_source_id integer DEFAULT 0, _contact_key text DEFAULT '', _email text DEFAULT NULL, _attempts integer DEFAULT 1)
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, campaign_id, source_id, contact_key, connection, email,
+		title, detail, attempts, first_failed_at, last_failed_at, next_attempt_at)
+	VALUES (_work, _audience_id, _campaign_id, _source_id, _contact_key, _connection, _email,
+		_title, _detail, _attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), _next_attempt_at)
+	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET
+		email = coalesce(excluded.email, f.email), title = excluded.title, detail = excluded.detail,
+		attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at, next_attempt_at = excluded.next_attempt_at;
+END
+$$;
+
 -- mc_stop_worker lasts until the next mc_start_worker, over restarts
 CREATE TABLE mailchimp_sync.worker (
 	singleton		boolean PRIMARY KEY DEFAULT true CHECK (singleton),

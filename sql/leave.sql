@@ -222,14 +222,9 @@ AS $$
 		WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
 		RETURNING c.*
 	)
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email, title, detail,
-		attempts, first_failed_at, last_failed_at, next_attempt_at)
-	SELECT 'leave', r.audience_id, r.source_id, r.contact_key, a.connection, r.email, _title, _detail,
-		r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), r.next_attempt_at
+	SELECT mailchimp_sync.note_failure('leave', a.connection, _title, _detail, r.next_attempt_at, r.audience_id,
+		_source_id => r.source_id, _contact_key => r.contact_key, _email => r.email, _attempts => r.attempts)
 	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id)
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = excluded.next_attempt_at
 $$;
 
 -- after doubt it may have landed or land yet: who came back meanwhile is to be sent again

@@ -287,13 +287,7 @@ BEGIN
 	UPDATE mailchimp_sync.campaign SET poll_failures = poll_failures + 1,
 		next_poll_at = greatest(_at, next_poll_at)
 	WHERE campaign_id = _campaign_id;
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, campaign_id, connection, title, detail, attempts,
-		first_failed_at, last_failed_at, next_attempt_at)
-	VALUES ('poll', coalesce(_c.audience_id, 0), _campaign_id, _c.connection, _title, _detail, 1, mailchimp_sync.clock(),
-		mailchimp_sync.clock(), _at)
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = excluded.next_attempt_at;
+	PERFORM mailchimp_sync.note_failure('poll', _c.connection, _title, _detail, _at, coalesce(_c.audience_id, 0), _campaign_id);
 END
 $$;
 

@@ -476,18 +476,13 @@ BEGIN
 	WHERE c.audience_id = s.audience_id AND c.source_id = s.source_id AND c.contact_key = s.contact_key
 		AND c.action IS NOT NULL;
 	IF _attempts >= 3 AND _f.kind IN ('push', 'rename', 'leave', 'tag') THEN
-		INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email, title,
-			detail, attempts, first_failed_at, last_failed_at, next_attempt_at)
-		SELECT _f.kind, c.audience_id, c.source_id, c.contact_key, _f.connection, c.email, _title, _detail, c.attempts,
-			mailchimp_sync.clock(), mailchimp_sync.clock(), _at
+		PERFORM mailchimp_sync.note_failure(_f.kind, _f.connection, _title, _detail, _at, c.audience_id,
+			_source_id => c.source_id, _contact_key => c.contact_key, _email => c.email, _attempts => c.attempts)
 		FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1]
 			AND c.action IS NOT NULL
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.carried(_f.inflight_id) s
-				WHERE (s.source_id, s.contact_key) <> (_f.source_ids[1], _f.contact_keys[1] COLLATE "C"))
-		ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET email = excluded.email,
-			title = excluded.title, detail = excluded.detail, attempts = f.attempts + 1,
-			last_failed_at = excluded.last_failed_at, next_attempt_at = excluded.next_attempt_at;
+				WHERE (s.source_id, s.contact_key) <> (_f.source_ids[1], _f.contact_keys[1] COLLATE "C"));
 	END IF;
 END
 $$;

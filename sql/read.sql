@@ -146,14 +146,9 @@ AS $$
 		WHERE r.audience_id = _audience_id
 		RETURNING r.*
 	)
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, connection, title, detail, attempts, first_failed_at,
-		last_failed_at, next_attempt_at)
-	SELECT 'pull', r.audience_id, a.connection, _title, _detail, r.failures, mailchimp_sync.clock(), mailchimp_sync.clock(),
-		r.next_attempt_at
+	SELECT mailchimp_sync.note_failure('pull', a.connection, _title, _detail, r.next_attempt_at, r.audience_id,
+		_attempts => r.failures)
 	FROM resting r JOIN mailchimp_sync.audience a USING (audience_id)
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = excluded.next_attempt_at
 $$;
 
 CREATE FUNCTION mailchimp_sync.read_failed(_inflight_id bigint, _outcome text, _title text, _detail text,

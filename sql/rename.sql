@@ -262,31 +262,26 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_f		mailchimp_sync.inflight;
+	_c		mailchimp_sync.contact;
 	_taken	boolean;
 BEGIN
 	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
 	_taken := _f.phase = 'aside' OR _title = 'Member Exists' OR _detail LIKE '%already a list member%';
-	WITH refused AS (
-		UPDATE mailchimp_sync.contact c SET action = NULL,
-			next_attempt_at = CASE WHEN NOT _taken AND mailchimp_sync.refuses_for_now(_detail)
-				THEN mailchimp_sync.day_later() END,
-			attempts = CASE WHEN _taken THEN 0 ELSE c.attempts + 1 END,
-			taken_hash = CASE WHEN _taken THEN c.email_hash ELSE c.taken_hash END,
-			aside_email = CASE WHEN _f.phase = 'look' THEN c.aside_email END,
-			refused_hash = CASE WHEN NOT _taken THEN _f.hashes[1] END,
-			state = CASE WHEN _taken THEN 'pending' ELSE 'refused' END,
-			detail = CASE WHEN _taken THEN c.detail ELSE _detail END
-		WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1]
-		RETURNING c.*
-	)
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email, title, detail,
-		attempts, first_failed_at, last_failed_at, next_attempt_at)
-	SELECT 'rename', r.audience_id, r.source_id, r.contact_key, a.connection, r.email, _title, _detail,
-		r.attempts, mailchimp_sync.clock(), mailchimp_sync.clock(), r.next_attempt_at
-	FROM refused r JOIN mailchimp_sync.audience a USING (audience_id) WHERE NOT _taken
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = excluded.next_attempt_at;
+	UPDATE mailchimp_sync.contact c SET action = NULL,
+		next_attempt_at = CASE WHEN NOT _taken AND mailchimp_sync.refuses_for_now(_detail)
+			THEN mailchimp_sync.day_later() END,
+		attempts = CASE WHEN _taken THEN 0 ELSE c.attempts + 1 END,
+		taken_hash = CASE WHEN _taken THEN c.email_hash ELSE c.taken_hash END,
+		aside_email = CASE WHEN _f.phase = 'look' THEN c.aside_email END,
+		refused_hash = CASE WHEN NOT _taken THEN _f.hashes[1] END,
+		state = CASE WHEN _taken THEN 'pending' ELSE 'refused' END,
+		detail = CASE WHEN _taken THEN c.detail ELSE _detail END
+	WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1]
+	RETURNING c.* INTO _c;
+	IF FOUND AND NOT _taken THEN
+		PERFORM mailchimp_sync.note_failure('rename', _f.connection, _title, _detail, _c.next_attempt_at, _c.audience_id,
+			_source_id => _c.source_id, _contact_key => _c.contact_key, _email => _c.email, _attempts => _c.attempts);
+	END IF;
 	PERFORM mailchimp_sync.rename_told(_f);
 END
 $$;

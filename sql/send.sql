@@ -130,14 +130,9 @@ CREATE FUNCTION mailchimp_sync.note_campaign_failure(_campaign_id bigint, _title
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, campaign_id, connection, title, detail, attempts,
-		first_failed_at, last_failed_at, next_attempt_at)
-	SELECT 'campaign', coalesce(c.audience_id, 0), c.campaign_id, c.connection, _title, _detail, 1,
-		mailchimp_sync.clock(), mailchimp_sync.clock(), _retry_at
+	SELECT mailchimp_sync.note_failure('campaign', c.connection, _title, _detail, _retry_at, coalesce(c.audience_id, 0),
+		c.campaign_id)
 	FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = f.attempts + 1, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = excluded.next_attempt_at
 $$;
 
 -- it cannot go on by itself; mc_send_campaign takes it up again

@@ -291,17 +291,12 @@ AS $$
 
 	SELECT mailchimp_sync.tag_rests(_inflight_id, NULL);
 
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, connection, title, detail, attempts, first_failed_at,
-		last_failed_at, next_attempt_at)
-	SELECT 'tag', a.audience_id, a.connection, _title, _detail, t.failures, mailchimp_sync.clock(), mailchimp_sync.clock(),
-		t.next_attempt_at
+	SELECT mailchimp_sync.note_failure('tag', a.connection, _title, _detail, t.next_attempt_at, a.audience_id,
+		_attempts => t.failures)
 	FROM mailchimp_sync.inflight i
 	JOIN mailchimp_sync.audience a USING (audience_id)
 	JOIN mailchimp_sync.tag t ON t.audience_id = i.audience_id AND t.tag = i.phase
-	WHERE i.inflight_id = _inflight_id
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET title = excluded.title,
-		detail = excluded.detail, attempts = excluded.attempts, last_failed_at = excluded.last_failed_at,
-		next_attempt_at = excluded.next_attempt_at;
+	WHERE i.inflight_id = _inflight_id;
 $$;
 
 CREATE FUNCTION mailchimp_sync.tag_rests(_inflight_id bigint, _retry_at timestamptz) RETURNS void
@@ -338,15 +333,10 @@ AS $$
 			AND c.action = 'tag' AND c.version = s.version
 		RETURNING c.*
 	)
-	INSERT INTO mailchimp_sync.failure AS f (work, audience_id, source_id, contact_key, connection, email, title, detail,
-		attempts, first_failed_at, last_failed_at)
-	SELECT 'tag', r.audience_id, r.source_id, r.contact_key, a.connection, r.email, _title, _detail, r.attempts,
-		mailchimp_sync.clock(), mailchimp_sync.clock()
+	SELECT mailchimp_sync.note_failure('tag', a.connection, _title, _detail, NULL, r.audience_id,
+		_source_id => r.source_id, _contact_key => r.contact_key, _email => r.email, _attempts => r.attempts)
 	FROM blamed r JOIN mailchimp_sync.audience a USING (audience_id)
 	WHERE r.state = 'refused'
-	ON CONFLICT (work, audience_id, campaign_id, source_id, contact_key) DO UPDATE SET email = excluded.email,
-		title = excluded.title, detail = excluded.detail, attempts = f.attempts + 1,
-		last_failed_at = excluded.last_failed_at, next_attempt_at = NULL
 $$;
 
 -- no usable answer: taking a tag away twice does no harm, so soon once more with what is wanted then
