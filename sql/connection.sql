@@ -334,12 +334,12 @@ CREATE FUNCTION mailchimp_sync.store_lists(_connection text, _ids text[], _web_i
 		double_optin = excluded.double_optin, fetched_at = excluded.fetched_at;
 $$;
 
+-- fields as a reply shows them; where they are all that the list has, the others are gone
 CREATE FUNCTION mailchimp_sync.store_merge_fields(_connection text, _list_id text, _tags text[], _merge_ids text[],
-	_names text[], _types text[], _required text[]) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
+	_names text[], _types text[], _required text[], _all boolean) RETURNS void
+	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	DELETE FROM mailchimp_sync.merge_field f
-	WHERE f.connection = _connection AND f.list_id = _list_id AND f.tag <> ALL (_tags);
+	WHERE _all AND f.connection = _connection AND f.list_id = _list_id AND f.tag <> ALL (_tags);
 	INSERT INTO mailchimp_sync.merge_field AS f (connection, list_id, tag, merge_id, name, type, required, fetched_at, changed_at)
 	SELECT DISTINCT ON (u.tag) _connection, _list_id, u.tag, u.merge_id::integer, coalesce(u.name, u.tag), u.type,
 		coalesce(u.required::boolean, false), mailchimp_sync.clock(), mailchimp_sync.clock()
@@ -349,6 +349,13 @@ BEGIN
 		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at,
 		changed_at = CASE WHEN (f.merge_id, f.type) = (excluded.merge_id, excluded.type) THEN f.changed_at
 			ELSE excluded.changed_at END;
+$$;
+
+CREATE FUNCTION mailchimp_sync.store_list_fields(_connection text, _list_id text, _tags text[], _merge_ids text[],
+	_names text[], _types text[], _required text[]) RETURNS void
+	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	PERFORM mailchimp_sync.store_merge_fields(_connection, _list_id, _tags, _merge_ids, _names, _types, _required, true);
 	-- the engine tries again whom a field stood against (field.sql)
 	UPDATE mailchimp_sync.audience a SET fields_asked_at = mailchimp_sync.clock()
 	WHERE a.connection = _connection AND a.list_id = _list_id AND EXISTS (SELECT FROM mailchimp_sync.merge_field m

@@ -104,24 +104,14 @@ AS $$
 $$;
 
 -- fields as a reply shows them; a page that is the whole list also says what is gone
-CREATE FUNCTION mailchimp_sync.fields_seen(_audience_id integer, _merge_ids integer[], _tags text[], _names text[],
-	_types text[], _required boolean[], _all boolean)
+CREATE FUNCTION mailchimp_sync.fields_seen(_audience_id integer, _tags text[], _merge_ids text[], _names text[],
+	_types text[], _required text[], _all boolean)
 RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	INSERT INTO mailchimp_sync.merge_field AS f (connection, list_id, tag, merge_id, name, type, required, fetched_at, changed_at)
-	SELECT a.connection, a.list_id, u.tag, u.merge_id, u.name, u.type, u.required, mailchimp_sync.clock(), mailchimp_sync.clock()
-	FROM mailchimp_sync.audience a, unnest(_merge_ids, _tags, _names, _types, _required) AS u(merge_id, tag, name, type, required)
-	WHERE a.audience_id = _audience_id
-	ON CONFLICT (connection, list_id, tag) DO UPDATE SET merge_id = excluded.merge_id, name = excluded.name,
-		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at,
-		changed_at = CASE WHEN (f.merge_id, f.type) = (excluded.merge_id, excluded.type) THEN f.changed_at
-			ELSE excluded.changed_at END;
-
-	DELETE FROM mailchimp_sync.merge_field f USING mailchimp_sync.audience a
-	WHERE _all AND a.audience_id = _audience_id AND f.connection = a.connection AND f.list_id = a.list_id
-		AND f.tag <> ALL (_tags);
+	SELECT mailchimp_sync.store_merge_fields(a.connection, a.list_id, _tags, _merge_ids, _names, _types, _required, _all)
+	FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id;
 
 	UPDATE mailchimp_sync.audience SET failures = 0, detail = NULL, next_attempt_at = NULL,
 		fields_read_at = CASE WHEN _all THEN mailchimp_sync.clock() ELSE fields_read_at END,

@@ -155,7 +155,7 @@ store_fields(const McConnection *connection, const McListFields *list)
 {
 	if (list->fields == NULL)
 		return;
-	MC_SQL("SELECT mailchimp_sync.store_merge_fields($1, $2, $3, $4, $5, $6, $7)",
+	MC_SQL("SELECT mailchimp_sync.store_list_fields($1, $2, $3, $4, $5, $6, $7)",
 		   mc_arg_text(connection->name), mc_arg_text(list->list_id),
 		   mc_json_column(list->fields, "tag"), mc_json_column(list->fields, "merge_id"),
 		   mc_json_column(list->fields, "name"), mc_json_column(list->fields, "type"),

@@ -16,12 +16,11 @@
 static void
 store_fields(McUnit *unit, const cJSON *fields, bool all)
 {
-	MC_SQL(
-		"SELECT mailchimp_sync.fields_seen(f.audience_id, $2::integer[], $3, $4, $5, $6::boolean[], $7) "
-		"FROM mailchimp_sync.inflight f WHERE f.inflight_id = $1",
-		mc_arg_int8(unit->inflight_id), mc_json_column(fields, "merge_id"),
-		mc_json_column(fields, "tag"), mc_json_column(fields, "name"),
-		mc_json_column(fields, "type"), mc_json_column(fields, "required"), mc_arg_bool(all));
+	MC_SQL("SELECT mailchimp_sync.fields_seen(f.audience_id, $2, $3, $4, $5, $6, $7) "
+		   "FROM mailchimp_sync.inflight f WHERE f.inflight_id = $1",
+		   mc_arg_int8(unit->inflight_id), mc_json_column(fields, "tag"),
+		   mc_json_column(fields, "merge_id"), mc_json_column(fields, "name"),
+		   mc_json_column(fields, "type"), mc_json_column(fields, "required"), mc_arg_bool(all));
 }
 
 static void
@@ -40,6 +39,7 @@ field_apply(McUnit *unit)
 		/* an array around what the reply owns, which nobody has to free */
 		const cJSON one = {.type = cJSON_Array, .child = reply->json};
 
+		(void) mc_json_needed(mc_json_text_arg(reply->json, "tag"), "tag");
 		store_fields(unit, &one, false);
 	}
 }
