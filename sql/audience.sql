@@ -373,21 +373,10 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_id		integer := mailchimp_sync.audience_id(_audience);
-	_known	text[] := ARRAY['rule', 'direction', 'conflict', 'on_leave', 'on_unsubscribe', 'recipients',
-		'double_opt_in', 'every', 'read_every'];
-	_key	text;
+	_id	integer := mailchimp_sync.audience_id(_audience);
 BEGIN
-	IF jsonb_typeof(_settings) IS DISTINCT FROM 'object' THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'settings must be a JSON object',
-			HINT = format('The settings are: %s.', array_to_string(_known, ', '));
-	END IF;
-	SELECT k INTO _key FROM jsonb_object_keys(_settings) k WHERE k <> ALL (_known) LIMIT 1;
-	IF FOUND THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-			MESSAGE = format('unknown setting "%s" of an audience', _key),
-			HINT = format('The settings are: %s.', array_to_string(_known, ', '));
-	END IF;
+	PERFORM mailchimp_sync.check_settings(_settings, ARRAY['rule', 'direction', 'conflict', 'on_leave', 'on_unsubscribe',
+		'recipients', 'double_opt_in', 'every', 'read_every'], 'an audience');
 	PERFORM mailchimp_sync.check_audience_settings(_settings);
 	UPDATE mailchimp_sync.audience a SET
 		direction = coalesce(_settings ->> 'direction', a.direction),

@@ -466,10 +466,6 @@ BEGIN
 			OR jsonb_path_exists(_value, 'strict $[*] ? (@.type() != "string" || !(@ like_regex "^[^@ ]+@[^@ ]+$"))') THEN
 			_wanted := 'a list of e-mail addresses';
 		END IF;
-	ELSE
-		RAISE invalid_parameter_value USING
-			MESSAGE = format('unknown setting "%s" of a connection', _key),
-			HINT = 'Settings are max_connections and only_addresses.';
 	END IF;
 	IF _wanted IS NOT NULL THEN
 		RAISE invalid_parameter_value USING
@@ -485,11 +481,7 @@ DECLARE
 	_setting	record;
 BEGIN
 	PERFORM mailchimp_sync.require_connection(_connection);
-	IF jsonb_typeof(_settings) IS DISTINCT FROM 'object' THEN
-		RAISE invalid_parameter_value USING
-			MESSAGE = 'settings must be a JSON object',
-			HINT = 'Settings are max_connections and only_addresses.';
-	END IF;
+	PERFORM mailchimp_sync.check_settings(_settings, ARRAY['max_connections', 'only_addresses'], 'a connection');
 	FOR _setting IN SELECT * FROM jsonb_each(_settings) LOOP
 		PERFORM mailchimp_sync.check_connection_setting(_setting.key, _setting.value);
 	END LOOP;

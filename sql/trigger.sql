@@ -228,18 +228,9 @@ CREATE FUNCTION mailchimp_sync.check_trigger_settings(_settings jsonb) RETURNS v
 LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-DECLARE
-	_key	text;
 BEGIN
-	IF jsonb_typeof(_settings) IS DISTINCT FROM 'object' THEN
-		RAISE invalid_parameter_value USING MESSAGE = 'settings must be a JSON object',
-			HINT = 'The settings are: triggers, replica.';
-	END IF;
-	SELECT k INTO _key FROM jsonb_object_keys(_settings) k WHERE k NOT IN ('triggers', 'replica') ORDER BY 1 LIMIT 1;
-	IF FOUND THEN
-		RAISE invalid_parameter_value USING MESSAGE = format('unknown setting "%s" of a source', _key),
-			HINT = 'The settings are: triggers, replica.';
-	ELSIF coalesce(_settings -> 'triggers', 'null') NOT IN ('"auto"', '"statement"', '"row"', 'null') THEN
+	PERFORM mailchimp_sync.check_settings(_settings, ARRAY['triggers', 'replica'], 'a source');
+	IF coalesce(_settings -> 'triggers', 'null') NOT IN ('"auto"', '"statement"', '"row"', 'null') THEN
 		RAISE invalid_parameter_value USING MESSAGE = format('triggers cannot be %s', _settings -> 'triggers'),
 			HINT = 'It takes one of: auto, statement, row.';
 	ELSIF jsonb_typeof(coalesce(_settings -> 'replica', 'null')) NOT IN ('boolean', 'null') THEN
