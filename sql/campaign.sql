@@ -111,6 +111,13 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION mailchimp_sync.new_marker() RETURNS text
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT left(replace(gen_random_uuid()::text, '-', ''), 12)
+$$;
+
 CREATE FUNCTION @extschema@.mc_create_campaign(name text, audience text, template text DEFAULT NULL,
 	from_name text DEFAULT NULL, from_email text DEFAULT NULL, subject text DEFAULT NULL)
 RETURNS bigint
@@ -134,7 +141,7 @@ BEGIN
 	INSERT INTO mailchimp_sync.campaign (connection, audience_id, list_id, name, subject, template_id, from_name,
 		from_email, marker, created_at, created_by)
 	VALUES (_c.connection, _c.audience_id, _c.list_id, _c.name, _c.subject, _c.template_id, _c.from_name,
-		_c.from_email, left(replace(gen_random_uuid()::text, '-', ''), 12), mailchimp_sync.clock(),
+		_c.from_email, mailchimp_sync.new_marker(), mailchimp_sync.clock(),
 		mailchimp_sync.caller()::text)
 	RETURNING campaign_id INTO _c.campaign_id;
 	RETURN _c.campaign_id;
@@ -169,6 +176,46 @@ BEGIN
 	IF _c.status = 'prepared' THEN
 		PERFORM mailchimp_sync.campaign_wanted(_c, 'prepare');
 	END IF;
+END
+$$;
+
+CREATE FUNCTION @extschema@.mc_copy_campaign(campaign bigint) RETURNS bigint
+LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
+COMMENT ON FUNCTION @extschema@.mc_copy_campaign(bigint) IS
+	'makes a draft with the settings and the selection of a campaign, in whatever state that is; returns its number';
+
+/*
+ * Who was selected is decided anew, as if they were added now. Its list may have another audience
+ * by now; people who were erased, and members that no contact stands behind, nobody can select by a key.
+ */
+CREATE FUNCTION mailchimp_sync.mc_copy_campaign(_campaign bigint) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c		mailchimp_sync.campaign := mailchimp_sync.campaign_of(_campaign);
+	_copy	mailchimp_sync.campaign;
+	_page	record;
+BEGIN
+	INSERT INTO mailchimp_sync.campaign (connection, audience_id, list_id, type, name, subject, template_id, from_name,
+		from_email, marker, created_at, created_by)
+	SELECT _c.connection, a.audience_id, _c.list_id, _c.type, _c.name, _c.subject, _c.template_id, _c.from_name,
+		_c.from_email, mailchimp_sync.new_marker(), mailchimp_sync.clock(), mailchimp_sync.caller()::text
+	FROM mailchimp_sync.audience a WHERE a.connection = _c.connection AND a.list_id = _c.list_id
+	RETURNING * INTO _copy;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('campaign %s cannot be copied: its audience was dropped', _campaign),
+			HINT = 'Make one of the same list with mc_create_audience.';
+	END IF;
+	_c.cursor := NULL;
+	LOOP
+		_page := mailchimp_sync.campaign_page(_c, '{pending,skipped,sent,bounced,opened,clicked,unsubscribed}');
+		EXIT WHEN _page.keys IS NULL;
+		PERFORM mailchimp_sync.select_recipients(_copy, _page.source_id, _page.keys);
+		_c.cursor := _page.cursor;
+	END LOOP;
+	RETURN _copy.campaign_id;
 END
 $$;
 

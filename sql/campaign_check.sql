@@ -72,13 +72,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 DECLARE
-	_c		mailchimp_sync.campaign;
+	_c		mailchimp_sync.campaign := mailchimp_sync.campaign_of(_campaign);
 	_theirs	jsonb := '[]';
 BEGIN
-	SELECT * INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign;
-	IF NOT FOUND THEN
-		_c := mailchimp_sync.campaign_for(_campaign, 'alter');
-	END IF;
 	IF _c.mailchimp_id IS NOT NULL AND mailchimp_sync.campaign_is_unsent(_c.status) THEN
 		SELECT coalesce(jsonb_agg(to_jsonb(l)), '[]') INTO _theirs
 		FROM mailchimp_sync.send_checklist(_c.connection, _c.mailchimp_id) l;

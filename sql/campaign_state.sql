@@ -75,6 +75,24 @@ AS $$
 	SELECT _status IN ('draft', 'preparing', 'prepared', 'scheduled', 'failed')
 $$;
 
+-- the campaign as it is, in whatever state
+CREATE FUNCTION mailchimp_sync.campaign_of(_campaign bigint) RETURNS mailchimp_sync.campaign
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign;
+BEGIN
+	SELECT * INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign;
+	IF NOT FOUND THEN
+		RAISE EXCEPTION USING ERRCODE = 'undefined_object',
+			MESSAGE = format('campaign %s does not exist', coalesce(_campaign::text, 'null')),
+			HINT = 'mc_campaign lists the campaigns.';
+	END IF;
+	RETURN _c;
+END
+$$;
+
 -- the campaign, locked for somebody who wants to do something with it
 CREATE FUNCTION mailchimp_sync.campaign_for(_campaign bigint, _verb text) RETURNS mailchimp_sync.campaign
 LANGUAGE plpgsql VOLATILE
@@ -85,9 +103,7 @@ DECLARE
 BEGIN
 	SELECT * INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign FOR NO KEY UPDATE;
 	IF NOT FOUND THEN
-		RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-			MESSAGE = format('campaign %s does not exist', coalesce(_campaign::text, 'null')),
-			HINT = 'mc_campaign lists the campaigns.';
+		_c := mailchimp_sync.campaign_of(_campaign);
 	END IF;
 	IF mailchimp_sync.campaign_leads_to(_verb, _c.status) IS NULL
 		OR (_c.goal IS NOT NULL AND _verb IN ('alter', 'select', 'prepare')) THEN

@@ -228,6 +228,22 @@ BEGIN
 END
 $$;
 
+-- a page of a selection that somebody makes; what its expressions return is held in memory
+CREATE FUNCTION mailchimp_sync.select_recipients(_c mailchimp_sync.campaign, _source_id integer, _keys text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_trouble	text := mailchimp_sync.decide_recipients(_c, _source_id, _keys, mailchimp_sync.caller()::text);
+BEGIN
+	IF _trouble IS NOT NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('source "%s" cannot be read: %s', (SELECT s.source FROM mailchimp_sync.source s
+				WHERE s.source_id = _source_id), _trouble);
+	END IF;
+END
+$$;
+
 CREATE FUNCTION @extschema@.mc_add_recipients(campaign bigint, source text, contact_keys anyarray) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
 COMMENT ON FUNCTION @extschema@.mc_add_recipients(bigint, text, anyarray) IS
@@ -245,17 +261,10 @@ DECLARE
 	_c			mailchimp_sync.campaign := mailchimp_sync.campaign_for(_campaign, 'select');
 	_source_id	integer := mailchimp_sync.campaign_source_id(_c, _source);
 	_keys		text[] := mailchimp_sync.normal_keys(_source_id, coalesce(_contact_keys, '{}'));
-	_trouble	text;
-	_count		bigint := 0;
+	_count		bigint;
 BEGIN
-	-- a page at a time: what the expressions return is held in memory
 	FOR _i IN 1 .. coalesce(cardinality(_keys), 0) BY 5000 LOOP
-		_trouble := mailchimp_sync.decide_recipients(_c, _source_id, _keys[_i : _i + 4999],
-			mailchimp_sync.caller()::text);
-		IF _trouble IS NOT NULL THEN
-			RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-				MESSAGE = format('source "%s" cannot be read: %s', _source, _trouble);
-		END IF;
+		PERFORM mailchimp_sync.select_recipients(_c, _source_id, _keys[_i : _i + 4999]);
 	END LOOP;
 	UPDATE mailchimp_sync.campaign SET fixed_at = NULL WHERE campaign_id = _campaign AND fixed_at IS NOT NULL;
 	SELECT count(*) INTO _count FROM mailchimp_sync.recipient r

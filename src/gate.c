@@ -90,6 +90,7 @@ static const McGateLine gate_lines[] = {
 	/* campaign */
 	{"mc_create_campaign", MC_MARKETER, MC_AUDIENCE, 2},
 	{"mc_alter_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
+	{"mc_copy_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_add_recipients", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_remove_recipients", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_check_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
