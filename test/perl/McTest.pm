@@ -237,6 +237,37 @@ sub wait_back
 	McTest::poll($sql, sub { (eval { $self->query($sql, %options) } // '') eq 't' });
 }
 
+# Kills a process of the server, which ends all others; returns when the server has recovered.
+sub kill_backend
+{
+	my ($self, $pid) = @_;
+	kill 'KILL', $pid or die "kill $pid: $!";
+	$self->wait_back("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
+}
+
+# The pid of the worker that is the engine of a database; waits for it.
+sub worker
+{
+	my ($self, %options) = @_;
+	return McTest::poll('a worker', sub { $self->query('SELECT pid FROM mailchimp_sync.engine() WHERE is_worker', %options) });
+}
+
+# Two crashes, after which a worker is at work again: the one before is killed, or the whole server stops at once.
+sub kill_worker
+{
+	my ($self, %options) = @_;
+	$self->kill_backend($self->worker(%options));
+	$self->worker(%options);
+}
+
+sub stop_at_once
+{
+	my ($self, %options) = @_;
+	$self->stop('immediate');
+	$self->start;
+	$self->worker(%options);
+}
+
 # Where the server's log ends now; wait_log looks from there.
 sub log_end { return -s $_[0]->logfile }
 

@@ -160,10 +160,8 @@ sub killed_at
 	my $dying = $node->session(as => 'max');
 	McTest::begin($dying, 'CALL mc_run();');
 	$sim->wait_held;
-	my $pid = $node->query("SELECT pid FROM pg_stat_activity WHERE usename = 'max' AND query ~ 'mc_run' AND state = 'active'");
-	kill 'KILL', $pid or die "kill $pid: $!";
+	$node->kill_backend($node->query("SELECT pid FROM pg_stat_activity WHERE usename = 'max' AND query ~ 'mc_run' AND state = 'active'"));
 	eval { $dying->quit };
-	$node->wait_back("SELECT NOT EXISTS (SELECT FROM pg_stat_activity WHERE pid = $pid)");
 	return;
 }
 

@@ -15,30 +15,18 @@ my ($sim, $node) = @$crm{qw(sim node)};
 my $ways = McWays->new($crm);
 my @kinds = $ways->kinds;
 
-sub kill_worker
-{
-	my $pid = $crm->engine_pid;
-	kill 'KILL', $pid or die "kill $pid: $!";
-	McTest::poll('the server to come back', sub { (eval { $crm->super("SELECT pid <> $pid FROM mailchimp_sync.engine()") } // '') eq 't' });
-}
-
-sub stop_server
-{
-	$node->stop('immediate');
-	$node->start;
-}
-
-my %crashes = ('the worker is killed' => \&kill_worker, 'the server stops' => \&stop_server);
+my %crashes = ('the worker is killed' => 'kill_worker', 'the server stops' => 'stop_at_once');
 
 sub one_crash
 {
 	my ($kind, $name, $crash, $when) = @_;
+	my $how = $crashes{$crash};
 	my $died = 0;
 	$sim->hold(method => $kind->{method}, path => $kind->{path}, nth => $kind->{nth}, when => $when);
 	local $crm->{meanwhile} = sub {
 		return if $died || !@{ $sim->get('/_sim/holds')->{held} };
 		$died = 1;
-		$crashes{$crash}->();
+		$node->$how;
 		$sim->release;
 	};
 	$ways->go($kind, $name);

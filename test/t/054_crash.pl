@@ -83,35 +83,21 @@ is(join("\n", sort keys %known), join("\n", sort(
 # Each of them, at each crash
 # -----------------------------------------------------------------------------------------------------------------
 
-sub kill_worker
-{
-	my $pid = $people->wait_worker;
-	kill 'KILL', $pid or die "kill $pid: $!";
-	$node->wait_back("SELECT pid <> $pid AND is_worker FROM mailchimp_sync.engine()", db => 'one');
-}
-
-sub stop_server
-{
-	$node->stop('immediate');
-	$node->start;
-	$people->wait_worker;
-}
-
-my %crashes = ('the worker is killed' => \&kill_worker, 'the server stops' => \&stop_server);
+my %crashes = ('the worker is killed' => 'kill_worker', 'the server stops' => 'stop_at_once');
 
 sub open_requests { return scalar grep { !defined $_->{ended} } $sim->journal }
 
 sub one_crash
 {
 	my ($kind, $crash, $when) = @_;
-	my $step = $kind->{step};
+	my ($step, $how) = ($kind->{step}, $crashes{$crash});
 	my ($method, $path) = split / /, $kind->{route} =~ s/\{[^}]*\}/[^\/]+/gr;
 
 	$n++;
 	$sim->hold(method => $method, path => "^$path\$", when => $when);
 	$people->ann(sql($step->{sql}, $n));
 	$sim->wait_held;
-	$crashes{$crash}->();
+	$node->$how(db => 'one');
 	if ($step->{later})
 	{
 		$people->ann(sql($step->{later}, $n));

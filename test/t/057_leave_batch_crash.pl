@@ -11,22 +11,6 @@ use Test::More;
 my $many = McLeave->start('main', candidates => 520, databases => 'postgres, started, running, verified', audience => ", read_every => '1 day'");
 my ($crm, $node, $sim) = @$many{qw(crm node sim)};
 
-sub worker { return $node->query('SELECT pid FROM mailchimp_sync.engine() WHERE is_worker') }
-
-sub kill_worker
-{
-	my $pid = worker();
-	kill 'KILL', $pid or die "kill $pid: $!";
-	$node->wait_back("SELECT pid <> $pid AND is_worker FROM mailchimp_sync.engine()");
-}
-
-sub stop_server
-{
-	$node->stop('immediate');
-	$node->start;
-	McTest::poll('a worker', \&worker);
-}
-
 sub open_requests { return scalar grep { !defined $_->{ended} } $sim->journal }
 
 # Until the request is held: 0, or how much later it comes.
@@ -55,17 +39,17 @@ sub hold
 }
 
 for my $case (
-	[ 'start', 'POST', '^/batches$', 'before', 0, \&kill_worker ],
-	[ 'start', 'POST', '^/batches$', 'after', 0, \&stop_server ],
-	[ 'look', 'GET', '^/batches/', 'after', 60, \&kill_worker ],
-	[ 'verify', 'GET', '/members$', 'after', 60, \&stop_server ],
-	[ 'stop', 'DELETE', '^/batches/', 'before', 3600, \&kill_worker ])
+	[ 'start', 'POST', '^/batches$', 'before', 0, 'kill_worker' ],
+	[ 'start', 'POST', '^/batches$', 'after', 0, 'stop_at_once' ],
+	[ 'look', 'GET', '^/batches/', 'after', 60, 'kill_worker' ],
+	[ 'verify', 'GET', '/members$', 'after', 60, 'stop_at_once' ],
+	[ 'stop', 'DELETE', '^/batches/', 'before', 3600, 'kill_worker' ])
 {
 	my ($name, $method, $path, $when, $later, $crash) = @$case;
 	# one that is stopped has done its work but for the last step, so that its members are archived
 	$many->config(batch_until => $name eq 'stop' ? 'finalizing' : 'finished');
 	hold($method, $path, $when, $later);
-	$crash->();
+	$node->$crash;
 	$many->back('id IN (1, 2)');
 	# what was under way lands now, if it has not before
 	$sim->release;
@@ -96,7 +80,7 @@ $crm->later(60);
 $sim->wait_held;
 dump_to('verified');
 $crm->ann('SELECT mc_stop_worker()');
-McTest::poll('its end', sub { worker() eq '' });
+$node->wait_until('SELECT pid IS NULL FROM mailchimp_sync.engine()');
 $sim->release;
 
 my $back = 0;
