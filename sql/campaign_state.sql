@@ -32,6 +32,7 @@ AS $$
 		('delete', 'failed', 'preparing'),
 		('delete', 'canceled', 'canceled'),
 		('delete', 'sent', 'sent'),
+		('test', 'prepared', 'prepared'), ('test', 'scheduled', 'scheduled'), ('test', 'failed', 'failed'),
 		('poll', 'sending', 'sending'),
 		('poll', 'sent', 'sent'),
 		('arrive', 'preparing', 'prepared'),
@@ -115,6 +116,7 @@ BEGIN
 				WHEN _c.status = 'sent' THEN 'A campaign is sent once; make a new one for another mail.'
 				WHEN _c.status IN ('canceled', 'deleted') THEN 'Make a new one with mc_create_campaign.'
 				WHEN _c.status = 'preparing' THEN 'Wait until it is prepared, or stop it with mc_cancel_campaign.'
+				WHEN _verb = 'test' THEN format('Make it at Mailchimp first: mc_prepare_campaign(%s).', _campaign)
 				WHEN _verb = 'select' THEN 'Its recipients are fixed; cancel it and make a new one.'
 				ELSE format('That can be done with a campaign that is %s.', (SELECT string_agg(t.from_status, ', ')
 					FROM mailchimp_sync.campaign_transitions() t WHERE t.verb = _verb))

@@ -435,6 +435,7 @@ BEGIN
 	UPDATE mailchimp_sync.campaign c SET next_poll_at = NULL
 	WHERE c.connection = _connection AND c.next_poll_at IS NOT NULL;
 	PERFORM mailchimp_sync.erasures_lost(_connection);
+	PERFORM mailchimp_sync.forget_test_mails(_connection);
 	DELETE FROM mailchimp_sync.merge_field f WHERE f.connection = _connection;
 	DELETE FROM mailchimp_sync.list l WHERE l.connection = _connection;
 	DELETE FROM mailchimp_sync.template t WHERE t.connection = _connection;
@@ -604,5 +605,6 @@ BEGIN
 		EXECUTE format('DROP SERVER %I', _connection);
 	END IF;
 	INSERT INTO mailchimp_sync.connection (connection) VALUES (_connection) ON CONFLICT DO NOTHING;
+	PERFORM mailchimp_sync.forget_test_mails(_connection);
 END
 $$;

@@ -379,6 +379,9 @@ BEGIN
 	PERFORM mailchimp_sync.erase_contacts(_e);
 	PERFORM mailchimp_sync.erase_opt_outs(_e);
 	PERFORM mailchimp_sync.erase_results(_e);
+	IF mailchimp_sync.erase_test_mails(_e.email_hash) THEN
+		RETURN 'a test mail';
+	END IF;
 	RETURN (SELECT format('campaign %s', min(r.campaign_id)) FROM mailchimp_sync.recipients_behind(_e) r HAVING count(*) > 0);
 END
 $$;

@@ -7,7 +7,9 @@
  * then. mc_retry does so at once, and ends the pauses of what keeps failing.
  */
 CREATE VIEW @extschema@.mc_failure WITH (security_barrier) AS
-SELECT f.work, a.audience, nullif(f.campaign_id, 0) AS campaign_id, s.source, nullif(f.contact_key, '') AS contact_key,
+SELECT f.work, a.audience, nullif(f.campaign_id, 0) AS campaign_id, s.source,
+	-- a campaign's: see test_mail.sql
+	CASE WHEN f.work <> 'campaign' THEN nullif(f.contact_key, '') END AS contact_key,
 	f.email, f.title, f.detail, f.field, f.attempts, f.first_failed_at, f.last_failed_at, f.next_attempt_at
 FROM mailchimp_sync.failure f
 JOIN mailchimp_sync.permitted_connection p USING (connection)
@@ -99,7 +101,7 @@ DECLARE
 BEGIN
 	SELECT array_agg(f.source_id), array_agg(f.contact_key) INTO _source_ids, _contact_keys
 	FROM (SELECT DISTINCT f.source_id, f.contact_key FROM mailchimp_sync.failure f
-		WHERE f.contact_key <> '' AND (_audience_id IS NULL OR f.audience_id = _audience_id)
+		WHERE f.contact_key <> '' AND f.work <> 'campaign' AND (_audience_id IS NULL OR f.audience_id = _audience_id)
 			AND (_source_id IS NULL OR f.source_id = _source_id)
 			AND (_contact_key IS NULL OR f.contact_key = _contact_key COLLATE "C")
 			AND mailchimp_sync.caller_has('marketer', f.connection)) f;
@@ -115,7 +117,7 @@ BEGIN
 END
 $$;
 
--- lists that make trouble, readings of statuses, searches for tags and questions about batches that failed
+-- lists that make trouble, test mails, readings of statuses, searches for tags and questions about batches that failed
 CREATE FUNCTION mailchimp_sync.retry_audiences(_audience_id integer) RETURNS bigint
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -141,7 +143,13 @@ AS $$
 		FROM audience x JOIN mailchimp_sync.audience a USING (audience_id)
 		WHERE (b.connection, b.list_id) = (a.connection, a.list_id) AND b.failures > 0
 		RETURNING a.audience_id
+	), testing AS (
+		UPDATE mailchimp_sync.test_mail t SET next_attempt_at = NULL
+		FROM audience x JOIN mailchimp_sync.campaign c USING (audience_id)
+		WHERE t.campaign_id = c.campaign_id AND t.next_attempt_at IS NOT NULL
+		RETURNING c.audience_id
 	)
 	SELECT count(*) FROM (SELECT w.audience_id FROM working w UNION ALL SELECT r.audience_id FROM reading r
-		UNION ALL SELECT s.audience_id FROM searching s UNION ALL SELECT b.audience_id FROM asking b) n
+		UNION ALL SELECT s.audience_id FROM searching s UNION ALL SELECT b.audience_id FROM asking b
+		UNION ALL SELECT t.audience_id FROM testing t) n
 $$;

@@ -100,7 +100,7 @@ AS $$
 	FROM (SELECT coalesce(_next, (SELECT s.next FROM mailchimp_sync.campaign c2
 			JOIN mailchimp_sync.campaign_steps() s USING (step) WHERE c2.campaign_id = _campaign_id)) AS step) n
 	WHERE c.campaign_id = _campaign_id;
-	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'campaign' AND f.campaign_id = _campaign_id;
+	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'campaign' AND f.campaign_id = _campaign_id AND f.contact_key = '';
 $$;
 
 -- the step is not done: again after a pause, which doubles up to a limit

@@ -10,7 +10,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.campaign c SET restored_at = mailchimp_sync.clock(), begun_at = NULL, cursor = NULL, attempts = 0,
 		next_attempt_at = NULL, step = CASE WHEN c.goal IS NOT NULL THEN 'trace' END
-	WHERE c.origin = 'local' AND c.status IN ('draft', 'preparing', 'prepared', 'scheduled', 'sending', 'failed')
+	WHERE c.origin = 'local' AND c.status IN ('draft', 'preparing', 'prepared', 'scheduled', 'sending', 'failed');
+	SELECT mailchimp_sync.forget_test_mails(NULL);
 $$;
 
 -- a search begins; one that begins when nothing of the other database's can land any more is the last one

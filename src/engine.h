@@ -109,6 +109,7 @@ extern const McKind mc_rename_kind;
 extern const McKind mc_opt_out_kind;
 extern const McKind mc_erase_kind;
 extern const McKind mc_campaign_kind;
+extern const McKind mc_test_mail_kind;
 extern const McKind mc_poll_kind;
 extern const McKind mc_read_kind;
 

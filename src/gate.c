@@ -98,6 +98,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_send_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_cancel_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_delete_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
+	{"mc_test_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_poll_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	/* results */
 	{"mc_report_openers", MC_READER, MC_CAMPAIGN, 1},
