@@ -23,6 +23,18 @@ is($crm->status, 'in_sync 40', 'all arrive');
 is(scalar(grep { $_->{route} eq 'POST /lists/{list_id}/merge-fields' } $crm->journal), 1, 'the field is made once: the list is read again');
 $crm->later(131);
 
+# ... and with one that names no field
+$sim->fault(method => 'POST', path => '/merge-fields$', fault => { type => 'status', status => 200, body => {} });
+$crm->define(q{'{"FNAME": "first_name", "SHOUT": "upper(last_name)"}'}, q{tags => 'groups'}, q{linked => 'linked'});
+$crm->run;
+$node->wait_until("SELECT EXISTS (SELECT FROM mc_request WHERE work = 'field' AND method = 'POST' AND outcome = 'error')");
+$crm->later(131);
+$crm->run;
+is($crm->member('c3@crm.test')->{merge_fields}{SHOUT}, uc $crm->ann('SELECT last_name FROM crm.candidate WHERE id = 3'), 'nor does an answer without a field pass for one');
+$crm->define;
+$crm->run;
+$crm->later(131);
+
 # -----------------------------------------------------------------------------------------------------------------
 # Every fault, and a change made between the attempts
 # -----------------------------------------------------------------------------------------------------------------
