@@ -43,8 +43,11 @@ CREATE TABLE mailchimp_sync.campaign (
 	refusals		integer NOT NULL DEFAULT 0,		-- how often Mailchimp refused to send it
 	altered			boolean NOT NULL DEFAULT false,	-- since Mailchimp was told
 	content_at		timestamptz,		-- the template was put in
+	-- when it is to be sent: by Mailchimp, or (hold) by our engine; Mailchimp has the time told_for (null: none)
 	scheduled_for	timestamptz,
 	hold			boolean NOT NULL DEFAULT false,
+	told_for		timestamptz,
+	went_at			timestamptz,		-- the last step: what was asked before it is old
 	-- mc_resume in a copy of a database: what the other one has made of it since is not known (-infinity: and can no
 	-- longer change); null: what is here is all that there is
 	restored_at		timestamptz,
@@ -64,6 +67,8 @@ CREATE TABLE mailchimp_sync.campaign (
 	UNIQUE (connection, mailchimp_id)
 );
 CREATE INDEX campaign_due ON mailchimp_sync.campaign (next_attempt_at) WHERE goal IS NOT NULL;
+-- these are looked at all the time: somebody may opt out, or its hour may come
+CREATE INDEX campaign_waiting ON mailchimp_sync.campaign (status) WHERE goal IS NULL AND status IN ('prepared', 'scheduled');
 CREATE INDEX campaign_poll_due ON mailchimp_sync.campaign (next_poll_at) WHERE next_poll_at IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.campaign', '');
 SELECT pg_catalog.pg_extension_config_dump(
@@ -242,10 +247,17 @@ DECLARE
 	_in_doubt	boolean := _traced IS NULL AND _c.begun_at IS NOT NULL
 					AND mailchimp_sync.campaign_look(_c.step) IS NOT NULL;
 BEGIN
+	IF _c.status = 'preparing' AND _verb NOT IN ('cancel', 'delete') THEN
+		-- it is on its way already, and goes on when it is there
+		UPDATE mailchimp_sync.campaign SET goal = _verb WHERE campaign_id = _c.campaign_id;
+		RETURN;
+	END IF;
 	UPDATE mailchimp_sync.campaign c SET
 		status = coalesce(_traced, mailchimp_sync.campaign_leads_to(_verb, c.status)), goal = _verb,
 		step = CASE WHEN _traced IS NOT NULL THEN 'trace' WHEN _in_doubt THEN c.step
 			WHEN _verb IN ('cancel', 'delete') THEN 'recall'
+			-- what Mailchimp has scheduled cannot be touched there
+			WHEN _c.status = 'scheduled' AND NOT _c.hold THEN 'unschedule'
 			WHEN c.fixed_at IS NULL THEN 'decide' ELSE 'join' END,
 		begun_at = CASE WHEN _in_doubt THEN c.begun_at END,
 		cursor = NULL, attempts = 0, refusals = 0, next_attempt_at = NULL, last_error = NULL
@@ -282,16 +294,10 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_c	mailchimp_sync.campaign;
+	_c	mailchimp_sync.campaign := mailchimp_sync.campaign_for(_campaign, 'send');
 BEGIN
-	SELECT * INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign FOR NO KEY UPDATE;
-	IF _c.status = 'preparing' AND _c.goal = 'prepare' THEN
-		-- it is on its way already, and goes on when it is there
-		UPDATE mailchimp_sync.campaign SET goal = 'send' WHERE campaign_id = _campaign;
-		RETURN;
-	END IF;
-	_c := mailchimp_sync.campaign_for(_campaign, 'send');
 	PERFORM mailchimp_sync.campaign_check_complete(_c);
+	UPDATE mailchimp_sync.campaign SET scheduled_for = NULL, hold = false WHERE campaign_id = _campaign;
 	PERFORM mailchimp_sync.campaign_wanted(_c, 'send');
 END
 $$;
@@ -349,7 +355,10 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	PERFORM mailchimp_sync.campaign_for(_campaign, 'poll');
+	IF (mailchimp_sync.campaign_for(_campaign, 'poll')).mailchimp_id IS NULL THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('cannot poll campaign %s: it does not exist at Mailchimp', _campaign);
+	END IF;
 	UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() WHERE campaign_id = _campaign;
 	PERFORM mailchimp_sync.wake();
 END

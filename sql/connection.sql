@@ -425,7 +425,7 @@ BEGIN
 	WHERE a.connection = _connection;
 	-- N3: one that is on its way may still be sent over there, so it must never be sent here
 	UPDATE mailchimp_sync.campaign c
-	SET status = 'canceled', last_error = 'its connection was switched to another account'
+	SET status = mailchimp_sync.campaign_leads_to('abandon', c.status), last_error = 'its connection was switched to another account'
 	WHERE c.connection = _connection AND (c.status IN ('preparing', 'prepared', 'scheduled', 'sending')
 		OR (c.status = 'failed' AND c.mailchimp_id IS NOT NULL));
 	UPDATE mailchimp_sync.campaign c

@@ -8,8 +8,8 @@
  * that was stored and not noted is stored again, which changes nothing. What was read is
  * noted with the last page, in the same transaction (report.read_figures).
  *
- * A campaign that is prepared is asked for its state alone: somebody may have sent or
- * deleted it at Mailchimp.
+ * A campaign that is prepared, scheduled or has failed is asked for its state alone: somebody may have sent,
+ * scheduled, edited or deleted it at Mailchimp (adopt.sql).
  */
 
 /* ---- tiers ---- */
@@ -46,7 +46,7 @@ CROSS JOIN mailchimp_sync.tier t;
  * When a campaign is to be polled next: its last successful poll plus the spacing of the tier in which
  * that poll fell (D3). A tier that begins later and asks more often, as a site may
  * set it, takes effect when it begins; the defaults have none. A poll that was missed is late
- * and done once.
+ * and done once. One that is scheduled is looked at when its hour has come, and every minute then until it is being sent.
  */
 CREATE FUNCTION mailchimp_sync.poll_next_at(_campaign_id bigint) RETURNS timestamptz
 LANGUAGE sql STABLE
@@ -54,14 +54,16 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH last AS (
 		-- Mailchimp's clock may be ahead of ours: a campaign is never younger than new
-		SELECT greatest(coalesce(c.last_polled_at, mailchimp_sync.clock()), c.created_at, c.sent_at) AS at
+		SELECT greatest(coalesce(c.last_polled_at, mailchimp_sync.clock()), c.created_at, c.sent_at) AS at,
+			CASE WHEN c.status = 'scheduled' THEN c.scheduled_for END AS hour
 		FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id
 	), reached AS (
-		SELECT t.*, t.begins_at <= l.at AS has_begun, l.at,
+		SELECT t.*, t.begins_at <= l.at AS has_begun, l.at, l.hour,
 			max(t.begins_at) FILTER (WHERE t.begins_at <= l.at) OVER () AS current_begins_at
 		FROM mailchimp_sync.campaign_tier t, last l WHERE t.campaign_id = _campaign_id
 	)
-	SELECT min(greatest(r.begins_at, ((r.at AT TIME ZONE 'UTC') + r.every) AT TIME ZONE 'UTC'))
+	SELECT least(min(greatest(r.begins_at, ((r.at AT TIME ZONE 'UTC') + r.every) AT TIME ZONE 'UTC')),
+		min(CASE WHEN r.hour > r.at THEN r.hour WHEN r.hour > r.at - interval '1 hour' THEN r.at + interval '1 minute' END))
 	FROM reached r
 	WHERE NOT r.has_begun OR r.begins_at = r.current_begins_at
 $$;
@@ -136,7 +138,7 @@ JOIN mailchimp_sync.permitted_connection p USING (connection)
 CROSS JOIN LATERAL (SELECT greatest(mailchimp_sync.clock(), c.created_at, c.sent_at) AS now_at) a
 CROSS JOIN LATERAL (SELECT x.born_at, x.tier FROM mailchimp_sync.campaign_tier x
 	WHERE x.campaign_id = c.campaign_id AND x.begins_at <= a.now_at ORDER BY x.begins_at DESC LIMIT 1) t
-WHERE c.status IN ('prepared', 'scheduled', 'sent') AND c.next_poll_at IS NOT NULL;
+WHERE c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.next_poll_at IS NOT NULL;
 COMMENT ON VIEW @extschema@.mc_poll_schedule IS
 	'the campaigns that are polled: age (since they were sent), tier, and when results are fetched next';
 
@@ -202,7 +204,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT CASE _walk
 		WHEN 'report' THEN format('/reports/%s?fields=emails_sent,abuse_reports,unsubscribed,bounces,opens,clicks', _mailchimp_id)
-		WHEN 'state' THEN format('/campaigns/%s?fields=status,archive_url,emails_sent,send_time', _mailchimp_id)
+		WHEN 'state' THEN format('/campaigns/%s?fields=%s', _mailchimp_id, mailchimp_sync.shown_fields())
 		WHEN 'activity' THEN format('/reports/%s/email-activity?%s%s&fields=emails.email_id,emails.email_address,emails.activity',
 			_mailchimp_id, p.page, '&since=' || mailchimp_sync.query_instant(_since))
 		WHEN 'unsubscribed' THEN format('/reports/%s/unsubscribed?%s&fields=unsubscribes.email_id,unsubscribes.email_address,'
@@ -232,7 +234,7 @@ UNION ALL
 SELECT c.connection, c.campaign_id, c.mailchimp_id, CASE c.status WHEN 'sent' THEN 'report' ELSE 'state' END, 0::bigint,
 	NULL, c.next_poll_at
 FROM mailchimp_sync.campaign c
-WHERE c.next_poll_at IS NOT NULL AND c.status IN ('prepared', 'scheduled', 'sent') AND c.goal IS NULL
+WHERE c.next_poll_at IS NOT NULL AND c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.goal IS NULL
 	AND c.mailchimp_id IS NOT NULL
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.poll p WHERE p.campaign_id = c.campaign_id)
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll' AND f.campaign_id = c.campaign_id);
@@ -416,8 +418,7 @@ AS $$
 $$;
 
 -- the campaign as Mailchimp shows it: what somebody did there is adopted
-CREATE FUNCTION mailchimp_sync.state_seen(_campaign_id bigint, _started_at timestamptz, _status text, _archive_url text,
-	_emails_sent bigint, _send_time text) RETURNS void
+CREATE FUNCTION mailchimp_sync.state_seen(_campaign_id bigint, _started_at timestamptz, _shown mailchimp_sync.shown) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -429,19 +430,13 @@ BEGIN
 		DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
 		DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
 		PERFORM mailchimp_sync.poll_rests(_campaign_id, 'no report',
-			format('the campaign is "%s" at Mailchimp and has no report there', _status), NULL);
+			format('the campaign is "%s" at Mailchimp and has no report there', _shown.status), NULL);
 		RETURN;
 	END IF;
-	UPDATE mailchimp_sync.campaign SET mailchimp_status = _status, archive_url = coalesce(_archive_url, archive_url)
-	WHERE campaign_id = _campaign_id;
 	PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at);
-	-- somebody who wants something of it by now finds out on that way
-	IF _c.goal IS NOT NULL THEN
-		RETURN;
-	ELSIF _status = 'sent' THEN
-		PERFORM mailchimp_sync.campaign_sent(_c, _emails_sent, nullif(_send_time, '')::timestamptz);
-	ELSIF _status = 'sending' THEN
-		PERFORM mailchimp_sync.campaign_leaving(_c);
+	-- whoever wants something of it, or had it done since, has looked or will look on that way
+	IF _c.goal IS NULL AND coalesce(_started_at > _c.went_at, true) THEN
+		PERFORM mailchimp_sync.adopt_state(_c, _shown);
 	END IF;
 END
 $$;

@@ -388,7 +388,7 @@ SELECT c.campaign_id, c.connection, a.audience, c.list_id, c.type, c.name, coale
 	c.archive_url,
 	CASE WHEN c.status IN ('sending', 'sent')
 		THEN mailchimp_sync.page_url(n.dc, 'reports/summary', c.web_id) END AS report_url,
-	c.created_at, c.sent_at, c.emails_sent,
+	c.created_at, c.scheduled_for, c.sent_at, c.emails_sent,
 	(SELECT count(*) FROM mailchimp_sync.recipient r
 		WHERE r.campaign_id = c.campaign_id AND r.status <> 'skipped') AS recipients,
 	(SELECT count(*) FROM mailchimp_sync.recipient r

@@ -25,6 +25,7 @@
  *	  Mailchimp, once more when no request of the original can land any more; what was sent is adopted, what was
  *	  not is taken over, with an empty segment. The same where files were taken back to an earlier state, which
  *	  nothing in them tells: the campaign is found there before it was made.
+ *	- Opting out when Mailchimp has it scheduled (schedule.sql), and what people do at Mailchimp meanwhile (adopt.sql).
  *	- People who hold rows of a campaign in an open transaction (they opted somebody out, say): the engine waits for a
  *	  second at most, and goes on with others.
  */
@@ -55,12 +56,17 @@ AS $$
 		('count',			false,	'checklist',		NULL),
 		('walk',			false,	'remove',			NULL),
 		('checklist',		false,	'arrive',			NULL),
-		-- prepared; to send goes on
+		-- prepared; to send or to schedule goes on
 		('arrive',			true,	'recheck',			NULL),
 		('recheck',			true,	'send',				NULL),
+		('schedule',		false,	NULL,				'look'),
 		('send',			false,	'sent',				'look'),
 		('look',			false,	'sent',				NULL),
 		('sent',			false,	NULL,				NULL),
+		-- scheduled: the hour of one that we hold, a recipient who opted out, another wish
+		('release',			true,	'join',				NULL),
+		('correct',			true,	'unschedule',		NULL),
+		('unschedule',		false,	'join',				'look'),
 		-- cancel, delete
 		('recall',			false,	'drop_campaign',	NULL),
 		('drop_campaign',	false,	'drop_segment',		NULL),
@@ -92,10 +98,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.campaign c SET
 		step = CASE WHEN c.goal IN ('cancel', 'delete')
-				AND n.step NOT IN ('recall', 'drop_campaign', 'drop_segment', 'gone')
+				AND n.step NOT IN ('unschedule', 'recall', 'drop_campaign', 'drop_segment', 'gone')
 				AND NOT (c.restored_at IS NOT NULL AND n.step IN ('trace', 'find_segment', 'find_campaign', 'look')) THEN 'recall'
 			WHEN c.goal IS NOT NULL THEN n.step END,
-		cursor = NULL, begun_at = NULL, attempts = 0, last_error = NULL,
+		cursor = NULL, begun_at = NULL, attempts = 0, last_error = NULL, went_at = mailchimp_sync.clock(),
 		next_attempt_at = mailchimp_sync.clock() + _pause
 	FROM (SELECT coalesce(_next, (SELECT s.next FROM mailchimp_sync.campaign c2
 			JOIN mailchimp_sync.campaign_steps() s USING (step) WHERE c2.campaign_id = _campaign_id)) AS step) n
@@ -141,7 +147,9 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.campaign c SET status = mailchimp_sync.campaign_leads_to('fail', c.status), goal = NULL,
-		step = NULL, begun_at = NULL, cursor = NULL, next_attempt_at = NULL, last_error = concat_ws(': ', _title, _detail)
+		step = NULL, begun_at = NULL, cursor = NULL, next_attempt_at = NULL, last_error = concat_ws(': ', _title, _detail),
+		-- somebody may mend and send it there
+		next_poll_at = CASE WHEN c.mailchimp_id IS NOT NULL THEN mailchimp_sync.poll_next_at(_campaign_id) END
 	WHERE c.campaign_id = _campaign_id;
 	SELECT mailchimp_sync.note_campaign_failure(_campaign_id, _title, _detail, NULL);
 $$;
@@ -186,16 +194,20 @@ BEGIN
 		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, o.step
 		FROM mailchimp_sync.campaign o WHERE o.goal IS NOT NULL
 		UNION ALL
-		-- who opted out leaves the segment of a prepared campaign at once (D12)
-		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, 'remove'
+		-- who opted out leaves the segment of a prepared or scheduled campaign at once (D12)
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at,
+			CASE WHEN o.status = 'prepared' OR o.hold THEN 'remove' ELSE 'correct' END
 		FROM mailchimp_sync.campaign o
-		WHERE o.status = 'prepared' AND o.goal IS NULL AND EXISTS (SELECT FROM mailchimp_sync.recipient r
+		WHERE o.status IN ('prepared', 'scheduled') AND o.goal IS NULL AND EXISTS (SELECT FROM mailchimp_sync.recipient r
 			WHERE r.campaign_id = o.campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL)
+		UNION ALL
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.scheduled_for, o.next_attempt_at), 'release'
+		FROM mailchimp_sync.campaign o WHERE o.status = 'scheduled' AND o.goal IS NULL AND o.hold
 	) c USING (connection)
 	JOIN mailchimp_sync.campaign_steps() s ON s.step = c.step AND s.is_local = _is_local
 	WHERE (_connection IS NULL OR c.connection = _connection)
-		-- what has left already is seen to its end
-		AND (c.status = 'sending' OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a
+		-- what has left already is seen to its end, and who opted out does not wait
+		AND (c.status = 'sending' OR c.step IN ('correct', 'unschedule') OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a
 			WHERE a.audience_id = c.audience_id AND a.paused))
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 			WHERE f.kind = 'campaign' AND f.campaign_id = c.campaign_id AND f.doubt_at IS NULL)
@@ -328,7 +340,7 @@ DECLARE
 BEGIN
 	SELECT c.campaign_id, greatest(_retry_at, mailchimp_sync.clock()
 			+ least(300, 2 ^ least(c.attempts, 10)) * interval '1 second'), f.writes,
-		f.phase = 'send' AND _outcome = 'not_sent'
+		f.phase IN ('send', 'schedule') AND _outcome = 'not_sent'
 	INTO _id, _wait, _writes, _unsent
 	FROM mailchimp_sync.inflight f
 	JOIN mailchimp_sync.campaign c ON c.campaign_id = f.campaign_id
@@ -342,7 +354,7 @@ BEGIN
 			WHEN _outcome = 'not_sent' THEN NULL
 			WHEN _outcome IN ('refused', 'answered') THEN '-infinity'
 			ELSE c.begun_at END,
-		status = CASE WHEN _unsent THEN mailchimp_sync.campaign_leads_to('stay', c.status) ELSE c.status END,
+		status = coalesce(CASE WHEN _unsent THEN mailchimp_sync.campaign_leads_to('stay', c.status) END, c.status),
 		step = CASE WHEN _unsent THEN 'recheck' ELSE c.step END
 	WHERE c.campaign_id = _id;
 	PERFORM mailchimp_sync.note_campaign_failure(_id, _title, _detail, _wait);

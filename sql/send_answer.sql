@@ -235,29 +235,32 @@ $$;
  * The campaign as Mailchimp shows it, read in several steps. Whatever step that
  * is: one that Mailchimp is sending or has sent is on its way, whoever did that.
  */
-CREATE FUNCTION mailchimp_sync.look_done(_campaign_id bigint, _step text, _looked_at timestamptz, _status text,
-	_count bigint, _archive_url text, _emails_sent bigint, _send_time text, _template_id bigint) RETURNS void
+CREATE FUNCTION mailchimp_sync.look_done(_campaign_id bigint, _step text, _looked_at timestamptz,
+	_shown mailchimp_sync.shown) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 BEGIN
-	UPDATE mailchimp_sync.campaign SET mailchimp_status = _status, archive_url = coalesce(_archive_url, archive_url)
-	WHERE campaign_id = _campaign_id;
-	IF _status = 'sent' AND _c.status <> 'sent' THEN
-		PERFORM mailchimp_sync.campaign_sent(_c, _emails_sent, nullif(_send_time, '')::timestamptz);
-	ELSIF _status = 'sending' AND _c.status <> 'sent' THEN
-		PERFORM mailchimp_sync.campaign_leaving(_c);
+	PERFORM mailchimp_sync.adopt_shown(_c, _shown);
+	IF mailchimp_sync.adopt_sending(_c, _shown) THEN
+		RETURN;
+	ELSIF _shown.status = 'schedule' AND _c.status <> 'sent' AND _c.step <> 'sent' THEN
+		PERFORM mailchimp_sync.campaign_shown_scheduled(_c, _looked_at, _shown.send_time);
 	ELSIF _step = 'recall' THEN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'drop_campaign');
+	ELSIF _c.step = 'unschedule' AND _shown.status IN ('save', 'paused') THEN
+		PERFORM mailchimp_sync.unschedule_done(_campaign_id);
 	ELSIF _step = 'look' AND _c.restored_at IS NOT NULL
-			AND (_status IN ('save', 'paused') OR _c.goal IN ('cancel', 'delete')) THEN
-		PERFORM mailchimp_sync.campaign_traced(_c, _template_id);
-	ELSIF _status NOT IN ('save', 'paused') THEN
-		PERFORM mailchimp_sync.campaign_fail(_campaign_id, 'changed at Mailchimp', format('it is "%s" there', _status));
+			AND (_shown.status IN ('save', 'paused') OR _c.goal IN ('cancel', 'delete')) THEN
+		PERFORM mailchimp_sync.campaign_traced(_c, _shown.template_id);
+	ELSIF _shown.status NOT IN ('save', 'paused') THEN
+		PERFORM mailchimp_sync.campaign_fail(_campaign_id, 'changed at Mailchimp', format('it is "%s" there', _shown.status));
+	ELSIF _step = 'count' AND _shown.segment_id IS DISTINCT FROM _c.segment_id THEN
+		PERFORM mailchimp_sync.campaign_aims_elsewhere(_c);
 	ELSIF _step = 'count' THEN
-		PERFORM mailchimp_sync.campaign_counted(_c, _count);
+		PERFORM mailchimp_sync.campaign_counted(_c, _shown.recipient_count);
 	ELSIF _step = 'look' THEN
 		PERFORM mailchimp_sync.campaign_unsent(_c, _looked_at);
 	ELSE
@@ -275,7 +278,7 @@ BEGIN
 		status = coalesce(mailchimp_sync.campaign_leads_to('leave', status), status)
 	WHERE campaign_id = _c.campaign_id;
 	PERFORM mailchimp_sync.forget_ghosts(_c.campaign_id, 'send');
-	IF _c.step = 'sent' THEN
+	IF _c.step IS NOT DISTINCT FROM 'sent' THEN
 		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, NULL, _first => '250 milliseconds');
 	ELSE
 		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'sent', '250 milliseconds');
@@ -283,21 +286,30 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION mailchimp_sync.campaign_sent(_c mailchimp_sync.campaign, _emails_sent bigint, _sent_at timestamptz)
-RETURNS void
+/*
+ * It was sent. To those who are in the segment, if all went as we wanted it. To whom it went else, Mailchimp
+ * alone can say: after a restore, or when somebody who was to leave the segment was still in it, as when
+ * people send it there, or its hour comes while they are being taken out.
+ */
+CREATE FUNCTION mailchimp_sync.campaign_sent(_c mailchimp_sync.campaign, _shown mailchimp_sync.shown) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_is_known	boolean := _c.restored_at IS NULL AND _shown.status = 'sent'
+		AND _shown.segment_id IS NOT DISTINCT FROM _c.segment_id AND NOT EXISTS (
+		SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id
+			AND (r.status = 'skipped' AND r.segment_email IS NOT NULL OR r.status = 'pending' AND NOT r.filled));
 BEGIN
-	-- after a restore it is Mailchimp that knows to whom
 	UPDATE mailchimp_sync.recipient SET status = 'sent'
-	WHERE campaign_id = _c.campaign_id AND status = 'pending' AND filled AND _c.restored_at IS NULL;
+	WHERE campaign_id = _c.campaign_id AND status = 'pending' AND _is_known;
 	PERFORM mailchimp_sync.forget_ghosts(_c.campaign_id, 'send');
-	UPDATE mailchimp_sync.campaign SET status = coalesce(mailchimp_sync.campaign_leads_to('end', _c.status), 'sent'),
-		goal = CASE WHEN _c.restored_at IS NOT NULL THEN 'send' END, emails_sent = _emails_sent,
-		sent_at = coalesce(_sent_at, mailchimp_sync.clock()), next_poll_at = mailchimp_sync.clock()
+	UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('end', _c.status),
+		goal = CASE WHEN NOT _is_known THEN 'send' END, emails_sent = _shown.emails_sent,
+		sent_at = coalesce(_shown.send_time, mailchimp_sync.clock()), told_for = NULL,
+		next_poll_at = mailchimp_sync.clock()
 	WHERE campaign_id = _c.campaign_id;
-	PERFORM mailchimp_sync.campaign_go(_c.campaign_id, CASE WHEN _c.restored_at IS NOT NULL THEN 'sent_to' END);
+	PERFORM mailchimp_sync.campaign_go(_c.campaign_id, CASE WHEN NOT _is_known THEN 'sent_to' END);
 END
 $$;
 
@@ -308,7 +320,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF mailchimp_sync.doubt_is_over(_c, _looked_at) THEN
-		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('stay', _c.status)
+		UPDATE mailchimp_sync.campaign SET status = coalesce(mailchimp_sync.campaign_leads_to('stay', _c.status), status)
 		WHERE campaign_id = _c.campaign_id;
 		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'recheck');
 	ELSE
@@ -455,7 +467,7 @@ DECLARE
 BEGIN
 	IF _status = 404 AND _step IN ('recall', 'drop_campaign', 'drop_segment') THEN
 		PERFORM mailchimp_sync.drop_done(_campaign_id, _step);
-	ELSIF _status = 404 AND _step = 'look' AND _c.goal IN ('cancel', 'delete') THEN
+	ELSIF _status = 404 AND _step IN ('look', 'unschedule') AND _c.goal IN ('cancel', 'delete') THEN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'recall');
 	ELSIF _status = 404 AND _step = 'renew' THEN
 		UPDATE mailchimp_sync.campaign SET segment_id = NULL WHERE campaign_id = _campaign_id;
@@ -466,16 +478,20 @@ BEGIN
 		UPDATE mailchimp_sync.campaign SET segment_id = NULL, altered = mailchimp_id IS NOT NULL
 		WHERE campaign_id = _campaign_id;
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'segment');
-	ELSIF _step = 'send' AND _status <> 404 AND _c.refusals < 4 THEN
+	ELSIF _step = 'schedule' AND (_status = 403 OR _status <> 404 AND _c.refusals >= 4) THEN
+		PERFORM mailchimp_sync.schedule_refused(_c, _title, _detail);
+	ELSIF _step = 'unschedule' AND _status <> 404 AND _c.refusals < 4 THEN
+		PERFORM mailchimp_sync.unschedule_refused(_c);
+	ELSIF _step IN ('send', 'schedule') AND _status <> 404 AND _c.refusals < 4 THEN
 		-- it may be counting again
-		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('stay', _c.status),
+		UPDATE mailchimp_sync.campaign SET status = coalesce(mailchimp_sync.campaign_leads_to('stay', _c.status), status),
 			refusals = _c.refusals + 1
 		WHERE campaign_id = _campaign_id;
 		PERFORM mailchimp_sync.segment_changed(_campaign_id);
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'count', 2 ^ _c.refusals * interval '1 second');
 	ELSE
 		PERFORM mailchimp_sync.campaign_fail(_campaign_id, _title, CASE WHEN _status = 404
-			AND _step IN ('settings', 'content', 'count', 'checklist', 'send', 'look', 'sent')
+			AND _step IN ('settings', 'content', 'count', 'checklist', 'schedule', 'unschedule', 'send', 'look', 'sent')
 			THEN 'the campaign is gone at Mailchimp' ELSE _detail END);
 	END IF;
 END

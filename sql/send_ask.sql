@@ -147,8 +147,7 @@ CREATE FUNCTION mailchimp_sync.ask_look(_c mailchimp_sync.campaign) RETURNS mail
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT 'GET', format('/campaigns/%s?fields=id,web_id,status,archive_url,emails_sent,send_time,'
-		'recipients.recipient_count,settings.template_id', _c.mailchimp_id), NULL::jsonb, NULL::integer[], NULL::text[], NULL
+	SELECT 'GET', format('/campaigns/%s?fields=%s', _c.mailchimp_id, mailchimp_sync.shown_fields()), NULL::jsonb, NULL::integer[], NULL::text[], NULL
 	WHERE _c.mailchimp_id IS NOT NULL
 $$;
 
@@ -209,42 +208,53 @@ AS $$
 $$;
 
 /*
- * Fixed once more, in the transaction that commits the sending as begun: whoever
+ * Fixed once more, in the transaction that commits the sending, or the scheduling, as begun: whoever
  * has opted out by now goes out of the segment first. Where it is the CRM that says so, an
  * event tells, or the evaluation that came just before: events that are open when we get here are
  * folded first (not those that come later, there is no end to them), and what was evaluated a while ago is evaluated anew.
+ * Null: nothing stands against it; else where to go (see ask.elsewhere).
  */
-CREATE FUNCTION mailchimp_sync.ask_send(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+CREATE FUNCTION mailchimp_sync.last_look(_c mailchimp_sync.campaign) RETURNS text
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_ask	mailchimp_sync.ask;
 	_open	bigint;
 BEGIN
 	IF coalesce(_c.rechecked_at < mailchimp_sync.clock() - interval '1 minute', true) THEN
-		_ask.elsewhere := 'recheck';
-		RETURN _ask;
+		RETURN 'recheck';
 	END IF;
 	PERFORM mailchimp_sync.settle_all(_c);
 	IF NOT mailchimp_sync.fix_recipients(_c) THEN
-		_ask.elsewhere := '';
-		RETURN _ask;
+		RETURN '';
 	END IF;
 	-- behind the lock: what came in while it was awaited is seen, too
 	_open := mailchimp_sync.open_event(_c);
 	IF _open IS NOT NULL THEN
 		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'changes in the CRM are looked at first',
 			coalesce(_c.cursor, _open::text), '0.2 seconds');
-		_ask.elsewhere := '';
+		RETURN '';
 	ELSIF mailchimp_sync.campaign_is_empty(_c) THEN
-		_ask.elsewhere := '';
+		RETURN '';
 	ELSIF EXISTS (SELECT FROM mailchimp_sync.recipient r
 			WHERE r.campaign_id = _c.campaign_id AND (r.status = 'skipped' AND r.segment_email IS NOT NULL
 				OR r.status = 'pending' AND (NOT r.filled
 					OR lower(btrim(r.segment_email)) IS DISTINCT FROM lower(btrim(r.email))))) THEN
-		_ask.elsewhere := 'remove';
-	ELSE
+		RETURN 'remove';
+	END IF;
+	RETURN NULL;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.ask_send(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_ask	mailchimp_sync.ask;
+BEGIN
+	_ask.elsewhere := coalesce(mailchimp_sync.not_to_be_sent_now(_c), mailchimp_sync.last_look(_c));
+	IF _ask.elsewhere IS NULL THEN
 		_ask.method := 'POST';
 		_ask.path := format('/campaigns/%s/actions/send', _c.mailchimp_id);
 		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('leave', _c.status)

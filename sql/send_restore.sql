@@ -80,7 +80,7 @@ END
 $$;
 
 /*
- * A page of those who were sent it by the database that this is a copy of, whatever is known of them here: a recipient
+ * A page of those whom Mailchimp has sent it, whatever is known of them here: a recipient
  * with that address (of several the one that was to get it), else the contact that has it, else the member alone.
  */
 CREATE FUNCTION mailchimp_sync.sent_to_done(_campaign_id bigint, _hashes text[], _emails text[]) RETURNS void
@@ -90,7 +90,8 @@ AS $$
 DECLARE
 	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 BEGIN
-	UPDATE mailchimp_sync.recipient r SET status = 'sent', skip_reason = NULL, detail = NULL, filled = true
+	UPDATE mailchimp_sync.recipient r SET status = 'sent', skip_reason = NULL, filled = true,
+		detail = CASE WHEN r.skip_reason = 'opted_out' THEN 'opted out when it was too late' END
 	FROM (
 		SELECT DISTINCT ON (n.email_hash) n.source_id, n.contact_key FROM mailchimp_sync.recipient n
 		WHERE n.campaign_id = _campaign_id AND n.email_hash = ANY (_hashes)
@@ -115,8 +116,10 @@ BEGIN
 		RETURN;
 	END IF;
 	UPDATE mailchimp_sync.recipient SET status = 'skipped', skip_reason = 'not_member',
-		detail = 'was not among those to whom the database that this is a copy of has sent it'
+		detail = 'was not among those to whom Mailchimp has sent it'
 	WHERE campaign_id = _campaign_id AND status = 'pending';
+	UPDATE mailchimp_sync.recipient SET segment_email = NULL
+	WHERE campaign_id = _campaign_id AND status = 'skipped' AND segment_email IS NOT NULL;
 	UPDATE mailchimp_sync.campaign SET goal = NULL, restored_at = NULL WHERE campaign_id = _campaign_id;
 	PERFORM mailchimp_sync.campaign_go(_campaign_id);
 END

@@ -32,17 +32,21 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_c	mailchimp_sync.campaign;
+	_ready	record;
+	_c		mailchimp_sync.campaign;
 BEGIN
-	SELECT c.* INTO _c
+	SELECT r.campaign_id, r.step INTO _ready
 	FROM mailchimp_sync.campaign_ready(NULL, true) r
-	JOIN mailchimp_sync.campaign c USING (campaign_id, step)
+	JOIN mailchimp_sync.campaign c ON c.campaign_id = r.campaign_id
+		AND c.step IS NOT DISTINCT FROM CASE WHEN c.goal IS NOT NULL THEN r.step END
 	WHERE r.at <= mailchimp_sync.clock()
-	ORDER BY r.at, c.campaign_id LIMIT 1
+	ORDER BY r.at, r.campaign_id LIMIT 1
 	FOR NO KEY UPDATE OF c SKIP LOCKED;
 	IF NOT FOUND THEN
 		RETURN 0;
 	END IF;
+	SELECT * INTO STRICT _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _ready.campaign_id;
+	_c.step := _ready.step;
 	PERFORM mailchimp_sync.do_campaign_step(_c);
 	RETURN 1;
 END
@@ -392,9 +396,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF _c.goal = 'prepare' THEN
-		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('arrive', _c.status), goal = NULL,
-			next_poll_at = mailchimp_sync.poll_next_at(campaign_id)
-		WHERE campaign_id = _c.campaign_id;
+		PERFORM mailchimp_sync.campaign_rests(_c.campaign_id, 'arrive');
+	ELSIF _c.goal = 'schedule' AND _c.hold THEN
+		PERFORM mailchimp_sync.campaign_rests(_c.campaign_id, 'wait');
 	END IF;
 	RETURN true;
 END

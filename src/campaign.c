@@ -16,6 +16,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "adopt.h"
 #include "compat.h"
 #include "engine.h"
 #include "mailchimp_sync.h"
@@ -101,12 +102,9 @@ content_answered(const Answer *a)
 static void
 look_answered(const Answer *a)
 {
-	MC_SQL("SELECT mailchimp_sync.look_done($1, $2, $3, $4, $5, $6, $7, $8, $9)", a->campaign,
-		   a->step, a->started_at, mc_json_needed(mc_json_text_arg(a->json, "status"), "status"),
-		   mc_json_int8_arg(a->json, "recipients.recipient_count"),
-		   mc_json_text_arg(a->json, "archive_url"), mc_json_int8_arg(a->json, "emails_sent"),
-		   mc_json_text_arg(a->json, "send_time"),
-		   mc_json_int8_arg(a->json, "settings.template_id"));
+	MC_SQL("SELECT mailchimp_sync.look_done($1, $2, $3, "
+		   "mailchimp_sync.as_shown($4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14))",
+		   a->campaign, a->step, a->started_at, MC_SHOWN(a->json));
 }
 
 static void
@@ -130,6 +128,18 @@ static void
 send_answered(const Answer *a)
 {
 	MC_SQL("SELECT mailchimp_sync.send_done($1)", a->campaign);
+}
+
+static void
+schedule_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.schedule_done($1)", a->campaign);
+}
+
+static void
+unschedule_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.unschedule_done($1)", a->campaign);
 }
 
 static void
@@ -167,6 +177,7 @@ static const struct
 	{"checklist", checklist_answered}, {"send", send_answered},
 	{"look", look_answered},		   {"sent", look_answered},
 	{"recall", look_answered},		   {"drop_campaign", drop_answered},
+	{"schedule", schedule_answered},   {"unschedule", unschedule_answered},
 	{"drop_segment", drop_answered},   {"renew", renew_answered},
 	{"sent_to", sent_to_answered},
 };
@@ -207,4 +218,5 @@ campaign_apply(McUnit *unit)
 	elog(ERROR, "campaign step \"%s\" has no line in the table of answers", unit->phase);
 }
 
-const McKind mc_campaign_kind = {.name = "campaign", .bulk = false, .apply = campaign_apply};
+const McKind mc_campaign_kind = {
+	.name = "campaign", .bulk = false, .may_be_forbidden = true, .apply = campaign_apply};

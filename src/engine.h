@@ -95,8 +95,9 @@ typedef struct McUnit
 
 typedef struct McKind
 {
-	const char *name; /* as in inflight.kind; its SQL functions start with it */
-	bool bulk;		  /* leaves the last slot to the others */
+	const char *name;	   /* as in inflight.kind; its SQL functions start with it */
+	bool bulk;			   /* leaves the last slot to the others */
+	bool may_be_forbidden; /* 403 may be about what is asked, as where the plan lacks it: apply() */
 	void (*apply)(McUnit *unit);
 } McKind;
 

@@ -96,6 +96,8 @@ static const McGateLine gate_lines[] = {
 	{"mc_check_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_prepare_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_send_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
+	{"mc_schedule_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
+	{"mc_unschedule_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_cancel_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_delete_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_test_campaign", MC_MARKETER, MC_CAMPAIGN, 1},

@@ -13,6 +13,7 @@
 
 #include "executor/spi.h"
 
+#include "adopt.h"
 #include "engine.h"
 #include "mailchimp_sync.h"
 
@@ -47,10 +48,9 @@ report_answered(const Answer *a)
 static void
 state_answered(const Answer *a)
 {
-	MC_SQL("SELECT mailchimp_sync.state_seen($1, $2, $3, $4, $5, $6)", a->campaign, a->started_at,
-		   mc_json_needed(mc_json_text_arg(a->json, "status"), "status"),
-		   mc_json_text_arg(a->json, "archive_url"), mc_json_int8_arg(a->json, "emails_sent"),
-		   mc_json_text_arg(a->json, "send_time"));
+	MC_SQL("SELECT mailchimp_sync.state_seen($1, $2, "
+		   "mailchimp_sync.as_shown($3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13))",
+		   a->campaign, a->started_at, MC_SHOWN(a->json));
 }
 
 static void

@@ -136,10 +136,14 @@ retry_at(const McReply *reply)
 
 /* Is the answer about this unit, or about who asks, how often, and Mailchimp's own health? */
 static bool
-is_about_unit(const McReply *reply)
+is_about_unit(const McUnit *unit)
 {
+	const McReply *reply = unit->reply;
+
+	if (reply->status == 403 && !(unit->kind->may_be_forbidden && unit->writes))
+		return false;
 	return reply->outcome == MC_ANSWERED && reply->status < 500 && reply->status != 401 &&
-		   reply->status != 403 && reply->status != 429;
+		   reply->status != 429;
 }
 
 static void
@@ -191,7 +195,7 @@ apply(void *arg)
 		   mc_arg_text(unit->connection), mc_arg_text(outcome), mc_arg_int4(reply->status),
 		   mc_arg_text(reply->detail ? reply->detail : reply->title),
 		   mc_arg_int4(reply->retry_after_s));
-	if (is_about_unit(reply))
+	if (is_about_unit(unit))
 		unit->kind->apply(unit);
 	else
 		unit_failed(unit, outcome, reply->title, reply->detail, retry_at(reply));

@@ -2,7 +2,7 @@
 # again, also after the server crashed), the demo account in the simulator, a CRM table
 # "candidate" of ada's (admin), who has made source "candidate" and audience "customers" of it; mia is a marketer.
 #
-#   my $crm = McCampaign->start;                      # people => how many; worker => 1: the worker is the engine
+#   my $crm = McCampaign->start;                      # people => how many; worker => 1: the worker is the engine; plan => of the account
 #   my $id = $crm->campaign('Spring', '{1,2}');       # a draft with recipients, made by mia
 #   $crm->mia("SELECT mc_send_campaign($id)");
 #   $crm->wait_status($id, 'sent');                   # moves our clock where it only waits for time to pass
@@ -24,7 +24,7 @@ sub start
 	my $self = bless { sim => $sim, node => $node, db => 'postgres' }, $class;
 	my $people = $options{people} // 3;
 
-	$self->{list} = $sim->post('/_sim/demo')->{lists}[0]{id};
+	$self->{list} = $sim->post('/_sim/demo', { plan => $options{plan} // 'standard' })->{lists}[0]{id};
 	$node->role('mia', level => 'marketer');
 	$node->role('ada', level => 'admin');
 	$node->query('GRANT CREATE ON SCHEMA public TO ada');
@@ -110,6 +110,30 @@ sub later
 {
 	my ($self, $seconds) = @_;
 	$self->{node}->clock_ahead($self->{node}{later} += $seconds);
+}
+
+# Later for both, and to an instant for both, in seconds since 1970.
+sub both_later
+{
+	my ($self, $seconds) = @_;
+	$self->{sim}->post('/_sim/clock', { advance => $seconds });
+	$self->later($seconds);
+}
+
+sub both_at
+{
+	my ($self, $at) = @_;
+	$self->{sim}->post('/_sim/clock', { now => POSIX::strftime('%Y-%m-%dT%H:%M:%S+00:00', gmtime $at) });
+	$self->later($at - $self->now);
+}
+
+sub now { return $_[0]->super('SELECT ceil(extract(epoch FROM mailchimp_sync.clock()))') }
+
+# The full quarter of an hour after so many seconds, our time.
+sub quarter
+{
+	my ($self, $seconds) = @_;
+	return 900 * (1 + int(($self->now + $seconds) / 900));
 }
 
 sub campaign
