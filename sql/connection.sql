@@ -80,10 +80,32 @@ CREATE TABLE mailchimp_sync.domain (
 	verified		boolean NOT NULL,
 	authenticated	boolean NOT NULL,
 	status			text,
+	is_free_mail	boolean NOT NULL DEFAULT false,		-- of a provider that anybody can have an address at
 	fetched_at		timestamptz NOT NULL,
 	PRIMARY KEY (connection, domain)
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.domain', '');
+
+-- what is fetched of each account, when, and how far a walk of several pages is (refresh.sql)
+CREATE TABLE mailchimp_sync.refresh (
+	connection		text NOT NULL,
+	what			text NOT NULL CHECK (what IN ('account', 'lists', 'templates', 'domains', 'fields')),
+	list_id			text NOT NULL DEFAULT '',	-- of fields
+	fetched_at		timestamptz,				-- all of it
+	stale_at		timestamptz,				-- since then it is known to be another one
+	walk_begun_at	timestamptz,
+	page_offset		bigint NOT NULL DEFAULT 0,
+	seen			text[] NOT NULL DEFAULT '{}',	-- what the pages before have shown
+	-- failures in a row
+	attempts		integer NOT NULL DEFAULT 0,
+	title			text,
+	detail			text,
+	first_failed_at	timestamptz,
+	last_failed_at	timestamptz,
+	next_attempt_at	timestamptz,
+	PRIMARY KEY (connection, what, list_id)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.refresh', '');
 
 /*
  * Which database this is (N14): written by the first mc_connect, rewritten only
@@ -269,7 +291,7 @@ BEGIN
 END
 $$;
 
-/* ---- storing what Mailchimp shows of the account ---- */
+/* ---- whose key it is; what the account has is stored by refresh.sql ---- */
 
 CREATE FUNCTION mailchimp_sync.check_account(_connection text, _account_id text) RETURNS void
 	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
@@ -318,22 +340,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION mailchimp_sync.store_lists(_connection text, _ids text[], _web_ids text[], _names text[],
-	_from_names text[], _from_emails text[], _member_counts text[], _double_optins text[]) RETURNS void
-	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	DELETE FROM mailchimp_sync.list l WHERE l.connection = _connection AND l.list_id <> ALL (_ids);
-	INSERT INTO mailchimp_sync.list (connection, list_id, web_id, name, from_name, from_email, member_count,
-		double_optin, fetched_at)
-	SELECT DISTINCT ON (u.id) _connection, u.id, u.web_id::bigint, coalesce(u.name, u.id), nullif(u.from_name, ''),
-		nullif(u.from_email, ''), u.member_count::bigint, coalesce(u.double_optin::boolean, false), mailchimp_sync.clock()
-	FROM unnest(_ids, _web_ids, _names, _from_names, _from_emails, _member_counts, _double_optins)
-		AS u(id, web_id, name, from_name, from_email, member_count, double_optin)
-	WHERE u.id IS NOT NULL
-	ON CONFLICT (connection, list_id) DO UPDATE SET web_id = excluded.web_id, name = excluded.name,
-		from_name = excluded.from_name, from_email = excluded.from_email, member_count = excluded.member_count,
-		double_optin = excluded.double_optin, fetched_at = excluded.fetched_at;
-$$;
-
 -- fields as a reply shows them; where they are all that the list has, the others are gone
 CREATE FUNCTION mailchimp_sync.store_merge_fields(_connection text, _list_id text, _tags text[], _merge_ids text[],
 	_names text[], _types text[], _required text[], _all boolean) RETURNS void
@@ -349,47 +355,6 @@ CREATE FUNCTION mailchimp_sync.store_merge_fields(_connection text, _list_id tex
 		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at,
 		changed_at = CASE WHEN (f.merge_id, f.type) = (excluded.merge_id, excluded.type) THEN f.changed_at
 			ELSE excluded.changed_at END;
-$$;
-
-CREATE FUNCTION mailchimp_sync.store_list_fields(_connection text, _list_id text, _tags text[], _merge_ids text[],
-	_names text[], _types text[], _required text[]) RETURNS void
-	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-BEGIN
-	PERFORM mailchimp_sync.store_merge_fields(_connection, _list_id, _tags, _merge_ids, _names, _types, _required, true);
-	-- the engine tries again whom a field stood against (field.sql)
-	UPDATE mailchimp_sync.audience a SET fields_asked_at = mailchimp_sync.clock()
-	WHERE a.connection = _connection AND a.list_id = _list_id AND EXISTS (SELECT FROM mailchimp_sync.merge_field m
-		WHERE m.connection = _connection AND m.list_id = _list_id AND m.changed_at = mailchimp_sync.clock());
-END
-$$;
-
-CREATE FUNCTION mailchimp_sync.store_templates(_connection text, _ids text[], _names text[], _types text[],
-	_active text[], _edited_at text[]) RETURNS void
-	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	DELETE FROM mailchimp_sync.template t
-	WHERE t.connection = _connection AND t.template_id <> ALL (_ids::bigint[]);
-	INSERT INTO mailchimp_sync.template (connection, template_id, name, type, active, edited_at, fetched_at)
-	SELECT DISTINCT ON (u.id) _connection, u.id::bigint, coalesce(u.name, u.id), u.type,
-		coalesce(u.active::boolean, true), nullif(u.edited_at, '')::timestamptz, mailchimp_sync.clock()
-	FROM unnest(_ids, _names, _types, _active, _edited_at) AS u(id, name, type, active, edited_at)
-	WHERE u.id IS NOT NULL
-	ON CONFLICT (connection, template_id) DO UPDATE SET name = excluded.name, type = excluded.type,
-		active = excluded.active, edited_at = excluded.edited_at, fetched_at = excluded.fetched_at;
-$$;
-
-CREATE FUNCTION mailchimp_sync.store_domains(_connection text, _domains text[], _verified text[],
-	_authenticated text[], _statuses text[]) RETURNS void
-	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
-	DELETE FROM mailchimp_sync.domain d
-	WHERE d.connection = _connection
-		AND d.domain <> ALL (ARRAY(SELECT lower(u.domain) FROM unnest(_domains) AS u(domain) WHERE u.domain IS NOT NULL));
-	INSERT INTO mailchimp_sync.domain (connection, domain, verified, authenticated, status, fetched_at)
-	SELECT DISTINCT ON (lower(u.domain)) _connection, lower(u.domain), coalesce(u.verified::boolean, false),
-		coalesce(u.authenticated::boolean, false), u.status, mailchimp_sync.clock()
-	FROM unnest(_domains, _verified, _authenticated, _statuses) AS u(domain, verified, authenticated, status)
-	WHERE u.domain IS NOT NULL
-	ON CONFLICT (connection, domain) DO UPDATE SET verified = excluded.verified,
-		authenticated = excluded.authenticated, status = excluded.status, fetched_at = excluded.fetched_at;
 $$;
 
 /*
@@ -440,6 +405,7 @@ BEGIN
 	DELETE FROM mailchimp_sync.list l WHERE l.connection = _connection;
 	DELETE FROM mailchimp_sync.template t WHERE t.connection = _connection;
 	DELETE FROM mailchimp_sync.domain d WHERE d.connection = _connection;
+	DELETE FROM mailchimp_sync.refresh r WHERE r.connection = _connection;
 END
 $$;
 

@@ -14,7 +14,15 @@ SELECT f.work, a.audience, nullif(f.campaign_id, 0) AS campaign_id, s.source,
 FROM mailchimp_sync.failure f
 JOIN mailchimp_sync.permitted_connection p USING (connection)
 LEFT JOIN mailchimp_sync.audience a USING (audience_id)
-LEFT JOIN mailchimp_sync.source s USING (source_id);
+LEFT JOIN mailchimp_sync.source s USING (source_id)
+UNION ALL
+-- what could not be fetched of an account
+SELECT 'refresh', a.audience, NULL, NULL, NULL, NULL, r.title, r.detail, r.what, r.attempts, r.first_failed_at,
+	r.last_failed_at, r.next_attempt_at
+FROM mailchimp_sync.refresh r
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.audience a USING (connection, list_id)
+WHERE r.attempts > 0;
 COMMENT ON VIEW @extschema@.mc_failure IS
 	'what Mailchimp refused or what keeps failing, in Mailchimp''s own words; without next_attempt_at it rests until something changes';
 
@@ -117,7 +125,7 @@ BEGIN
 END
 $$;
 
--- lists that make trouble, test mails, readings of statuses, searches for tags and questions about batches that failed
+-- lists that make trouble, test mails, readings of statuses, searches for tags and questions about batches that failed, what could not be fetched
 CREATE FUNCTION mailchimp_sync.retry_audiences(_audience_id integer) RETURNS bigint
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -148,8 +156,14 @@ AS $$
 		FROM audience x JOIN mailchimp_sync.campaign c USING (audience_id)
 		WHERE t.campaign_id = c.campaign_id AND t.next_attempt_at IS NOT NULL
 		RETURNING c.audience_id
+	), fetching AS (
+		UPDATE mailchimp_sync.refresh r SET next_attempt_at = mailchimp_sync.clock()
+		WHERE r.attempts > 0 AND mailchimp_sync.caller_has('marketer', r.connection)
+			AND (_audience_id IS NULL OR (r.connection, r.list_id) =
+				(SELECT a.connection, a.list_id FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id))
+		RETURNING 0 AS audience_id
 	)
 	SELECT count(*) FROM (SELECT w.audience_id FROM working w UNION ALL SELECT r.audience_id FROM reading r
 		UNION ALL SELECT s.audience_id FROM searching s UNION ALL SELECT b.audience_id FROM asking b
-		UNION ALL SELECT t.audience_id FROM testing t) n
+		UNION ALL SELECT t.audience_id FROM testing t UNION ALL SELECT f.audience_id FROM fetching f) n
 $$;

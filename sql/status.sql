@@ -103,11 +103,11 @@ FROM (SELECT count(*) AS pending, min(c.changed_at) AS oldest
 	JOIN mailchimp_sync.permitted_connection p USING (connection)
 	WHERE c.action IS NOT NULL) q
 UNION ALL
--- what rests until somebody mends the data, or for a day, is no alarm, what keeps failing is
+-- what rests until somebody mends the data, or for a day, is no alarm, nor that a list of the account could not be fetched, what keeps failing is
 SELECT 'failures', q.lasting = 0, q.failures::text,
 	CASE WHEN q.failures > 0 THEN format('%s of them tried again by itself; see mc_failure', q.retried) END
 FROM (SELECT count(*) AS failures, count(f.next_attempt_at) AS retried,
-		count(*) FILTER (WHERE f.next_attempt_at < f.last_failed_at + interval '1 hour') AS lasting
+		count(*) FILTER (WHERE f.work <> 'refresh' AND f.next_attempt_at < f.last_failed_at + interval '1 hour') AS lasting
 	FROM @extschema@.mc_failure f) q
 UNION ALL
 SELECT 'erasures', q.oldest IS NULL OR q.oldest > mailchimp_sync.clock() - interval '1 hour', q.waiting::text,

@@ -5,12 +5,14 @@
  *	  fields, its templates and its sending domains.
  *
  * Asking comes first and touches no table; storing is a handful of set-based
- * statements at the end (the functions store_* in connection.sql). So nothing
+ * statements at the end (the functions store_* in refresh.sql). So nothing
  * of ours is locked while we wait for the network, and an answer that is
  * missing leaves everything as it was.
  *
  * A page is followed by the next until one is short: total_items is not
  * reliable everywhere (API.md).
+ *
+ * The table of parts below is also what the engine goes by, which fetches them one by one (refresh.c).
  *
  *-------------------------------------------------------------------------
  */
@@ -27,20 +29,136 @@
 #define PAGE_SIZE 1000
 
 #define ROOT_PATH "/?fields=account_id,account_name,login_id,role,pricing_plan_type"
-#define LISTS_PATH                                                          \
-	"/lists?fields=lists.id,lists.web_id,lists.name,lists.double_optin,"    \
-	"lists.campaign_defaults.from_name,lists.campaign_defaults.from_email," \
-	"lists.stats.member_count"
-#define TEMPLATES_PATH                                                                         \
-	"/templates?type=user&fields=templates.id,templates.name,templates.type,templates.active," \
-	"templates.date_edited"
-#define DOMAINS_PATH "/verified-domains"
-#define FIELDS_PATH                                                                           \
-	"/lists/%s/merge-fields?fields=merge_fields.merge_id,merge_fields.tag,merge_fields.name," \
-	"merge_fields.type,merge_fields.required"
 
 PG_FUNCTION_INFO_V1(mc_refresh);
 PG_FUNCTION_INFO_V1(mc_ask_account);
+PG_FUNCTION_INFO_V1(mc_part_path);
+
+/* ---- the parts ---- */
+
+static void
+store_lists(const char *connection, const char *list_id, const cJSON *rows)
+{
+	MC_SQL("SELECT mailchimp_sync.store_lists($1, $2, $3, $4, $5, $6, $7, $8)",
+		   mc_arg_text(connection), mc_json_column(rows, "id"), mc_json_column(rows, "web_id"),
+		   mc_json_column(rows, "name"), mc_json_column(rows, "campaign_defaults.from_name"),
+		   mc_json_column(rows, "campaign_defaults.from_email"),
+		   mc_json_column(rows, "stats.member_count"), mc_json_column(rows, "double_optin"));
+}
+
+static void
+store_templates(const char *connection, const char *list_id, const cJSON *rows)
+{
+	MC_SQL("SELECT mailchimp_sync.store_templates($1, $2, $3, $4, $5, $6)", mc_arg_text(connection),
+		   mc_json_column(rows, "id"), mc_json_column(rows, "name"), mc_json_column(rows, "type"),
+		   mc_json_column(rows, "active"), mc_json_column(rows, "date_edited"));
+}
+
+static void
+store_domains(const char *connection, const char *list_id, const cJSON *rows)
+{
+	MC_SQL("SELECT mailchimp_sync.store_domains($1, $2, $3, $4, $5, $6)", mc_arg_text(connection),
+		   mc_json_column(rows, "domain"), mc_json_column(rows, "verified"),
+		   mc_json_column(rows, "authenticated"), mc_json_column(rows, "status"),
+		   mc_json_column(rows, "is_free_email_provider"));
+}
+
+static void
+store_fields(const char *connection, const char *list_id, const cJSON *rows)
+{
+	MC_SQL("SELECT mailchimp_sync.store_list_fields($1, $2, $3, $4, $5, $6, $7)",
+		   mc_arg_text(connection), mc_arg_text(list_id), mc_json_column(rows, "tag"),
+		   mc_json_column(rows, "merge_id"), mc_json_column(rows, "name"),
+		   mc_json_column(rows, "type"), mc_json_column(rows, "required"));
+}
+
+/* In the order of McAccountPart. */
+static const struct
+{
+	const char *what;	/* as in mailchimp_sync.refresh */
+	const char *shown;	/* to people */
+	const char *path;	/* below that of the list, if it is about one */
+	const char *member; /* of the answer, an array */
+	const char *id;		/* member of a row */
+	bool paged;
+	void (*store)(const char *connection, const char *list_id, const cJSON *rows);
+} parts[] = {
+	{"lists", "lists",
+	 "/lists?fields=lists.id,lists.web_id,lists.name,lists.double_optin,"
+	 "lists.campaign_defaults.from_name,lists.campaign_defaults.from_email,"
+	 "lists.stats.member_count",
+	 "lists", "id", true, store_lists},
+	{"templates", "templates",
+	 "/templates?type=user&fields=templates.id,templates.name,templates.type,templates.active,"
+	 "templates.date_edited",
+	 "templates", "id", true, store_templates},
+	/* has no pages */
+	{"domains", "sending domains", "/verified-domains", "domains", "domain", false, store_domains},
+	{"fields", "merge fields",
+	 "/merge-fields?fields=merge_fields.merge_id,merge_fields.tag,merge_fields.name,"
+	 "merge_fields.type,merge_fields.required",
+	 "merge_fields", "tag", true, store_fields},
+};
+
+McAccountPart
+mc_account_part(const char *what)
+{
+	for (size_t i = 0; i < lengthof(parts); i++)
+		if (strcmp(parts[i].what, what) == 0)
+			return (McAccountPart) i;
+	elog(ERROR, "an account has no part \"%s\"", what);
+	pg_unreachable();
+}
+
+const cJSON *
+mc_account_rows(McAccountPart part, const cJSON *answer)
+{
+	return mc_json_needed_array(answer, parts[part].member);
+}
+
+void
+mc_account_store_rows(McAccountPart part, const char *connection, const char *list_id,
+					  const cJSON *rows)
+{
+	parts[part].store(connection, list_id, rows);
+}
+
+McArg
+mc_account_ids(McAccountPart part, const cJSON *rows)
+{
+	return mc_json_column(rows, parts[part].id);
+}
+
+bool
+mc_account_is_last(McAccountPart part, const cJSON *rows)
+{
+	return !parts[part].paged || cJSON_GetArraySize(rows) < PAGE_SIZE;
+}
+
+static char *
+page_path(McAccountPart part, const char *list_id, int64 offset)
+{
+	char *path = part == MC_FIELDS ? psprintf("/lists/%s%s", list_id, parts[part].path)
+								   : pstrdup(parts[part].path);
+
+	return parts[part].paged ? psprintf("%s&count=%d&offset=" INT64_FORMAT, path, PAGE_SIZE, offset)
+							 : path;
+}
+
+/* part_path(_what, _list_id, _offset): for the engine, which asks for one page at a time */
+Datum
+mc_part_path(PG_FUNCTION_ARGS)
+{
+	char *what = text_to_cstring(PG_GETARG_TEXT_PP(0));
+	char *list_id = text_to_cstring(PG_GETARG_TEXT_PP(1));
+
+	if (strcmp(what, "account") == 0)
+		PG_RETURN_TEXT_P(cstring_to_text(ROOT_PATH));
+	PG_RETURN_TEXT_P(
+		cstring_to_text(page_path(mc_account_part(what), list_id, PG_GETARG_INT64(2))));
+}
+
+/* ---- asking ---- */
 
 /* An answer that is not what we asked for: an error as it is, anything else for lack of the member. */
 static McReply *
@@ -56,39 +174,28 @@ unusable(McReply *reply, const char *member)
 	return reply;
 }
 
-/* One page of an array. Returns the answer if it is not usable, else NULL. */
+/* All pages of a part, put together in the first one. Returns the answer that is not usable, else NULL. */
 static McReply *
-ask_array(const McConnection *connection, const char *path, const char *member,
-		  TimestampTz deadline, cJSON **array)
+ask_part(const McConnection *connection, McAccountPart part, const char *list_id,
+		 TimestampTz deadline, cJSON **rows)
 {
-	McReply *reply = mc_ask(connection, "GET", path, NULL, deadline);
-
-	*array = cJSON_GetObjectItemCaseSensitive(reply->json, member);
-	return mc_reply_ok(reply) && cJSON_IsArray(*array) ? NULL : unusable(reply, member);
-}
-
-/* All pages of an array, put together in the first one. */
-static McReply *
-ask_pages(const McConnection *connection, const char *path, const char *member,
-		  TimestampTz deadline, cJSON **array)
-{
-	*array = NULL;
-	for (int offset = 0;; offset += PAGE_SIZE)
+	*rows = NULL;
+	for (int64 offset = 0;; offset += PAGE_SIZE)
 	{
-		char *page_path = psprintf("%s&count=%d&offset=%d", path, PAGE_SIZE, offset);
-		cJSON *page;
-		int rows;
-		McReply *failed = ask_array(connection, page_path, member, deadline, &page);
+		McReply *reply =
+			mc_ask(connection, "GET", page_path(part, list_id, offset), NULL, deadline);
+		cJSON *page = cJSON_GetObjectItemCaseSensitive(reply->json, parts[part].member);
+		bool is_last;
 
-		if (failed != NULL)
-			return failed;
-		rows = cJSON_GetArraySize(page);
-		if (*array == NULL)
-			*array = page;
+		if (!mc_reply_ok(reply) || !cJSON_IsArray(page))
+			return unusable(reply, parts[part].member);
+		is_last = mc_account_is_last(part, page);
+		if (*rows == NULL)
+			*rows = page;
 		else
 			while (page->child != NULL)
-				cJSON_AddItemToArray(*array, cJSON_DetachItemViaPointer(page, page->child));
-		if (rows < PAGE_SIZE)
+				cJSON_AddItemToArray(*rows, cJSON_DetachItemViaPointer(page, page->child));
+		if (is_last)
 			return NULL;
 	}
 }
@@ -124,25 +231,21 @@ mc_account_ask(const McConnection *connection, const List *list_ids, McAccount *
 	account->root = reply->json;
 	account->account_name = mc_json_text(account->root, "account_name");
 
-	failed = ask_pages(connection, LISTS_PATH, "lists", deadline, &account->lists);
-	if ((failed = tolerate(failed, "lists", &account->lists)) != NULL)
-		return failed;
-	failed = ask_pages(connection, TEMPLATES_PATH, "templates", deadline, &account->templates);
-	if ((failed = tolerate(failed, "templates", &account->templates)) != NULL)
-		return failed;
-	failed = ask_array(connection, DOMAINS_PATH, "domains", deadline, &account->domains);
-	if ((failed = tolerate(failed, "sending domains", &account->domains)) != NULL)
-		return failed;
-
+	for (int part = MC_LISTS; part < MC_FIELDS; part++)
+	{
+		failed = ask_part(connection, part, NULL, deadline, &account->rows[part]);
+		failed = tolerate(failed, parts[part].shown, &account->rows[part]);
+		if (failed != NULL)
+			return failed;
+	}
 	foreach(cell, list_ids)
 	{
 		McListFields *list = palloc0(sizeof(McListFields));
 
 		list->list_id = lfirst(cell);
-		failed = ask_pages(connection, psprintf(FIELDS_PATH, list->list_id), "merge_fields",
-						   deadline, &list->fields);
-		failed =
-			tolerate(failed, psprintf("merge fields of list %s", list->list_id), &list->fields);
+		failed = ask_part(connection, MC_FIELDS, list->list_id, deadline, &list->fields);
+		failed = tolerate(failed, psprintf("%s of list %s", parts[MC_FIELDS].shown, list->list_id),
+						  &list->fields);
 		if (failed != NULL)
 			return failed;
 		account->list_fields = lappend(account->list_fields, list);
@@ -150,16 +253,18 @@ mc_account_ask(const McConnection *connection, const List *list_ids, McAccount *
 	return NULL;
 }
 
+/* ---- storing ---- */
+
+/* All of a part, as far as Mailchimp shows it. */
 static void
-store_fields(const McConnection *connection, const McListFields *list)
+store_part(const McConnection *connection, McAccountPart part, const char *list_id,
+		   const cJSON *rows)
 {
-	if (list->fields == NULL)
+	if (rows == NULL)
 		return;
-	MC_SQL("SELECT mailchimp_sync.store_list_fields($1, $2, $3, $4, $5, $6, $7)",
-		   mc_arg_text(connection->name), mc_arg_text(list->list_id),
-		   mc_json_column(list->fields, "tag"), mc_json_column(list->fields, "merge_id"),
-		   mc_json_column(list->fields, "name"), mc_json_column(list->fields, "type"),
-		   mc_json_column(list->fields, "required"));
+	parts[part].store(connection->name, list_id, rows);
+	MC_SQL("SELECT mailchimp_sync.part_fetched($1, $2, $3, $4)", mc_arg_text(connection->name),
+		   mc_arg_text(parts[part].what), mc_arg_text(list_id), mc_account_ids(part, rows));
 }
 
 void
@@ -173,29 +278,16 @@ mc_account_store(const McConnection *connection, const McAccount *account, bool 
 		   mc_json_text_arg(root, "account_id"), mc_arg_text(account->account_name),
 		   mc_json_text_arg(root, "login_id"), mc_json_text_arg(root, "role"),
 		   mc_json_text_arg(root, "pricing_plan_type"), mc_arg_bool(switch_account));
-	if (account->lists != NULL)
-		MC_SQL("SELECT mailchimp_sync.store_lists($1, $2, $3, $4, $5, $6, $7, $8)",
-			   mc_arg_text(connection->name), mc_json_column(account->lists, "id"),
-			   mc_json_column(account->lists, "web_id"), mc_json_column(account->lists, "name"),
-			   mc_json_column(account->lists, "campaign_defaults.from_name"),
-			   mc_json_column(account->lists, "campaign_defaults.from_email"),
-			   mc_json_column(account->lists, "stats.member_count"),
-			   mc_json_column(account->lists, "double_optin"));
-	if (account->templates != NULL)
-		MC_SQL("SELECT mailchimp_sync.store_templates($1, $2, $3, $4, $5, $6)",
-			   mc_arg_text(connection->name), mc_json_column(account->templates, "id"),
-			   mc_json_column(account->templates, "name"),
-			   mc_json_column(account->templates, "type"),
-			   mc_json_column(account->templates, "active"),
-			   mc_json_column(account->templates, "date_edited"));
-	if (account->domains != NULL)
-		MC_SQL("SELECT mailchimp_sync.store_domains($1, $2, $3, $4, $5)",
-			   mc_arg_text(connection->name), mc_json_column(account->domains, "domain"),
-			   mc_json_column(account->domains, "verified"),
-			   mc_json_column(account->domains, "authenticated"),
-			   mc_json_column(account->domains, "status"));
+	MC_SQL("SELECT mailchimp_sync.part_fetched($1, 'account', NULL, '{}')",
+		   mc_arg_text(connection->name));
+	for (int part = MC_LISTS; part < MC_FIELDS; part++)
+		store_part(connection, part, NULL, account->rows[part]);
 	foreach(cell, account->list_fields)
-		store_fields(connection, lfirst(cell));
+	{
+		const McListFields *list = lfirst(cell);
+
+		store_part(connection, MC_FIELDS, list->list_id, list->fields);
+	}
 }
 
 /* The lists that audiences of the connection are coupled to. */

@@ -14,6 +14,31 @@
 
 #include "engine.h"
 
+/* What an account has, part by part, in the order in which it is asked for. */
+typedef enum McAccountPart
+{
+	MC_LISTS,
+	MC_TEMPLATES,
+	MC_DOMAINS,
+	MC_FIELDS /* of a list */
+} McAccountPart;
+
+/* The part that the table mailchimp_sync.refresh calls so. */
+extern McAccountPart mc_account_part(const char *what);
+
+/* The rows in an answer to part_path(); raises where there are none. */
+extern const cJSON *mc_account_rows(McAccountPart part, const cJSON *answer);
+
+/* Stores rows, without taking away what is not among them. list_id: of fields. */
+extern void mc_account_store_rows(McAccountPart part, const char *connection, const char *list_id,
+								  const cJSON *rows);
+
+/* What the rows are known by. */
+extern McArg mc_account_ids(McAccountPart part, const cJSON *rows);
+
+/* Does nothing follow on a page with these rows? */
+extern bool mc_account_is_last(McAccountPart part, const cJSON *rows);
+
 typedef struct McListFields
 {
 	char *list_id;
@@ -25,10 +50,8 @@ typedef struct McAccount
 {
 	char *account_name;
 	cJSON *root;
-	cJSON *lists;
-	cJSON *templates;
-	cJSON *domains;
-	List *list_fields; /* of McListFields */
+	cJSON *rows[MC_FIELDS]; /* of the parts before */
+	List *list_fields;		/* of McListFields */
 } McAccount;
 
 /*

@@ -99,10 +99,13 @@ sub journal
 	return @entries;
 }
 
+# Statuses are read and the account is looked at whatever happens.
+sub by_itself { my ($request) = @_; return $request->{route} eq 'GET /lists/{list_id}/members' || McTest::is_refresh($request) }
+
 sub requests
 {
 	my ($self) = @_;
-	return join ', ', map { "$_->{route} " . ($_->{status} // '-') } grep { $_->{route} ne 'GET /lists/{list_id}/members' } $self->journal;
+	return join ', ', map { "$_->{route} " . ($_->{status} // '-') } grep { !by_itself($_) } $self->journal;
 }
 
 # How many members the requests that pushed since the last call carried.
@@ -113,7 +116,7 @@ sub costs
 	my ($self) = @_;
 	my (%count, %tags);
 	my %name = map { $_->{id} => $_->{name} } @{ $self->{sim}->get("/_sim/segments/$self->{list}")->{segments} };
-	for my $request (grep { $_->{route} ne 'GET /lists/{list_id}/members' } $self->journal)
+	for my $request (grep { !by_itself($_) } $self->journal)
 	{
 		$count{ $request->{route} }++;
 		$tags{ $name{$1} // 'gone' }++ if ref $request->{body} && $request->{body}{members_to_remove} && $request->{path} =~ /(\d+)$/;

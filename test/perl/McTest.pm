@@ -43,6 +43,14 @@ sub poll
 	die "waited $patience s in vain for $what";
 }
 
+# Is a request of the journal one of those by which the engine fetches what an account has, by itself, once a day?
+sub is_refresh
+{
+	my ($request) = @_;
+	return $request->{route} =~ m{^GET /(lists|templates|verified-domains)?$}
+	  || ($request->{route} eq 'GET /lists/{list_id}/merge-fields' && $request->{query}{fields});
+}
+
 # Starts a statement in a session and returns as soon as psql has got it. What it prints comes with the session's
 # next query, which waits for it.
 sub begin

@@ -295,7 +295,8 @@ sub read_after
 	my ($seconds) = @_;
 	$crm->later($seconds);
 	$crm->run;
-	return join ', ', map { ($_->{route} eq 'GET /lists/{list_id}/members' ? $_->{query}{status} // 'all' : $_->{route}) . " $_->{status}" } $crm->journal;
+	return join ', ', map { ($_->{route} eq 'GET /lists/{list_id}/members' ? $_->{query}{status} // 'all' : $_->{route}) . " $_->{status}" }
+	  grep { !McTest::is_refresh($_) } $crm->journal;
 }
 
 my $read_at = $crm->rita('SELECT read_at FROM mc_audience');

@@ -3,6 +3,7 @@
 import { parseInstant } from '../lib/clock.js';
 import { hashOf } from '../lib/email.js';
 import { addMergeField } from '../lib/lists.js';
+import { addDomain, addTemplate, setRole } from '../lib/world.js';
 import { addTags, archive, createMember, forget, setStatus, updateMember } from '../lib/members.js';
 import { addToSegment, findTag, removeFromSegment, removeSegment, tagNamed } from '../lib/segments.js';
 import { addEvents, engage, personOf, readEvent } from '../lib/events.js';
@@ -123,6 +124,12 @@ const LIST_ACTS = {
     removeSegment(world, list, found);
     return { deleted: found.id };
   },
+  delete_list(world, list) {
+    world.lists.delete(list.id);
+    list.account.lists.delete(list.id);
+    world.touch(list);
+    return { deleted: list.id };
+  },
 };
 
 const CAMPAIGN_ACTS = {
@@ -143,19 +150,52 @@ function campaignAct(world, body) {
   return { id: campaign.id, status: campaign.status };
 }
 
+const TEMPLATE_ACTS = {
+  delete(account, template) { template.active = false; },
+  // not even listed any more
+  remove(account, template) { account.templates.delete(template.id); },
+  edit(account, template, { name = template.name, incomplete = template.incomplete, active = template.active }) {
+    Object.assign(template, { name, incomplete, active });
+  },
+};
+
 function templateAct(world, body) {
   for (const account of world.accounts.values()) {
     const template = account.templates.get(Number(body.template));
     if (!template) continue;
-    if (body.action !== 'delete') throw new Error('action: delete');
-    template.active = false;
+    if (!TEMPLATE_ACTS[body.action]) throw new Error(`action: ${Object.keys(TEMPLATE_ACTS).join(', ')}`);
+    TEMPLATE_ACTS[body.action](account, template, body);
+    if (body.action === 'edit') template.edited = world.now();
     world.touch();
-    return { id: template.id, active: false };
+    return { id: template.id, name: template.name, active: template.active };
   }
   throw new Error(`no template ${body.template}`);
 }
 
+const ACCOUNT_ACTS = {
+  add_template: (world, account, { name, names = [name], incomplete }) => ({
+    ids: names.map((each) => addTemplate(world, account, { name: each, incomplete }).id),
+  }),
+  set_domain: (world, account, { domain, verified, authenticated }) => addDomain(world, account, { domain, verified, authenticated }),
+  remove_domain: (world, account, { domain }) => ({ removed: account.domains.delete(domain.toLowerCase()) }),
+  rename: (world, account, { name }) => { account.account_name = name; return { account_name: name }; },
+  set_role(world, account, { role }) {
+    for (const user of account.users.values()) setRole(user, role);
+    return { role };
+  },
+};
+
+function accountAct(world, body) {
+  const account = world.accounts.get(body.account);
+  if (!account) throw new Error(`no account ${body.account}`);
+  if (!ACCOUNT_ACTS[body.action]) throw new Error(`action: ${Object.keys(ACCOUNT_ACTS).join(', ')}`);
+  const result = ACCOUNT_ACTS[body.action](world, account, body);
+  world.touch();
+  return result;
+}
+
 function act({ world, body }) {
+  if (body.account !== undefined) return accountAct(world, body);
   if (body.template !== undefined) return templateAct(world, body);
   if (body.list === undefined) return campaignAct(world, body);
   const list = listNamed(world, body.list);

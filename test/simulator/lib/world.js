@@ -137,6 +137,10 @@ export function addUser(world, account, login, role = 'owner') {
   return user;
 }
 
+export function setRole(user, role) {
+  user.role = oneOf('role', role, ROLES);
+}
+
 export function addKey(world, key, user) {
   if (typeof key !== 'string' || !key) throw new Error('key is missing');
   if (world.keys.has(key)) throw new Error(`key ${key} exists`);

@@ -250,3 +250,30 @@ test('verified domains with their state (5.7)', async () => {
   assert.deepEqual(domains.map((d) => [d.domain, d.verified, d.status, d.is_free_email_provider]),
     [['a.test', false, 'VERIFICATION_IN_PROGRESS', false], ['gmail.com', true, 'VERIFIED', true]]);
 });
+
+test('templates and domains that people add, change and take away at Mailchimp (5.7)', async () => {
+  const { account_id: account, templates: [template] } = await sim.ctl('POST', '/accounts', {
+    key: 'acts-us1', templates: [{ name: 'One' }], domains: [{ domain: 'one.org' }] });
+  const act = (body) => sim.ctl('POST', '/act', body);
+  const names = async () => (await sim.ok('GET', '/templates', undefined, { key: 'acts-us1' })).templates.map(({ name, active }) => `${name} ${active}`);
+  const domains = async () => (await sim.ok('GET', '/verified-domains', undefined, { key: 'acts-us1' })).domains
+    .map(({ domain, verified, authenticated }) => `${domain} ${verified} ${authenticated}`);
+  const { ids } = await act({ account, action: 'add_template', names: ['Two', 'Three'] });
+  await act({ template: template.id, action: 'edit', name: 'First' });
+  await act({ template: ids[0], action: 'delete' });
+  await act({ template: ids[1], action: 'remove' });
+  assert.deepEqual(await names(), ['First true', 'Two false']);
+  await act({ account, action: 'set_domain', domain: 'two.org', verified: false });
+  await act({ account, action: 'set_domain', domain: 'one.org', authenticated: false });
+  assert.deepEqual(await domains(), ['one.org true false', 'two.org false false']);
+  await act({ account, action: 'remove_domain', domain: 'one.org' });
+  assert.deepEqual(await domains(), ['two.org false false']);
+  await act({ account, action: 'set_role', role: 'viewer' });
+  assert.equal((await sim.ok('GET', '/', undefined, { key: 'acts-us1' })).role, 'viewer');
+});
+
+test('a list that was deleted is gone with all that is below it (5.2)', async () => {
+  await sim.ctl('POST', '/act', { list: sim.list, action: 'delete_list' });
+  await sim.fails(404, 'Resource Not Found', 'GET', `/lists/${sim.list}`);
+  await sim.fails(404, 'Resource Not Found', 'POST', segments(), { name: 'x', static_segment: [] });
+});
