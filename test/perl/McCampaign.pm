@@ -187,17 +187,29 @@ SQL
 sub remains
 {
 	my ($self, $name) = @_;
-	my $sim = $self->{sim};
-	my @campaigns = grep { $_->{title} =~ /^\Q$name\E \[/ && !$_->{deleted} } @{ $sim->get('/_sim/campaigns')->{campaigns} };
-	my @segments = $self->segments($name);
-	my %mails;
+	return $self->all_remains($name)->{$name};
+}
 
-	for my $campaign (@campaigns)
+# the same of several names
+sub all_remains
+{
+	my ($self, @names) = @_;
+	my $sim = $self->{sim};
+	my @campaigns = grep { !$_->{deleted} } @{ $sim->get('/_sim/campaigns')->{campaigns} };
+	my @segments = @{ $sim->get("/_sim/segments/$self->{list}")->{segments} };
+	my (%mails, %remains);
+
+	$mails{ $_->{campaign} }{ $_->{email} }++ for @{ $sim->get('/_sim/mails')->{mails} };
+	for my $name (@names)
 	{
-		$mails{ $_->{email} }++ for @{ $sim->get('/_sim/mails', campaign => $campaign->{id})->{mails} };
+		my @ours = grep { $_->{title} =~ /^\Q$name\E \[/ } @campaigns;
+		my $segments = grep { $_->{name} =~ /^\Q$name\E \[/ } @segments;
+		my %got;
+		for my $mails (map { $mails{ $_->{id} } // {} } @ours) { $got{$_} += $mails->{$_} for keys %$mails }
+		$remains{$name} = join ' ', 'campaigns', scalar @ours, 'sends', join('+', map { $_->{sends} } @ours) || 0,
+		  'segments', $segments, map { "$_=$got{$_}" } sort keys %got;
 	}
-	return join ' ', 'campaigns', scalar @campaigns, 'sends', join('+', map { $_->{sends} } @campaigns) || 0,
-	  'segments', scalar @segments, map { "$_=$mails{$_}" } sort keys %mails;
+	return \%remains;
 }
 
 sub segments

@@ -150,12 +150,13 @@ export class Simulator {
     override(call);
     const found = router.find(call.method, call.path);
     call.entry.route = found?.route?.title ?? null;
+    call.entry.about = this.aboutOf(call, found);
     if (call.overLimit) {
       this.answer(call, { status: 429, body: tooManyRequests().body() });
       return;
     }
-    const fault = this.faults.of(call.method, call.path, call.raw);
-    const hold = this.holds.match(call.method, call.path, call.raw);
+    const fault = this.faults.of(call.method, call.path, call.raw, call.entry.about);
+    const hold = this.holds.match(call.method, call.path, call.raw, call.entry.about);
     if (fault) call.entry.fault = fault.type;
     await sleep(this.latencyOf(call, found));
     if (hold?.when === 'before' && !(await this.holds.stop(hold, call.entry))) return void call.res.destroy();
@@ -164,6 +165,20 @@ export class Simulator {
     const answer = this.perform(call, found);
     if (hold?.when === 'after' && !(await this.holds.stop(hold, call.entry))) return void call.res.destroy();
     await this.finish(call, fault, answer);
+  }
+
+  // The title of the campaign, or the name of the segment, that the path names or the body is to make; else null.
+  aboutOf({ account, raw }, found) {
+    const { campaign_id: campaign, list_id: list, segment_id: segment } = found?.params || {};
+    if (campaign) return account?.campaigns.get(campaign)?.settings.title ?? null;
+    if (segment) return account?.lists.get(list)?.segments.get(Number(segment))?.name ?? null;
+    if (!['POST /campaigns', 'POST /lists/{list_id}/segments'].includes(found?.route?.title)) return null;
+    try {
+      const body = JSON.parse(raw);
+      return body.settings?.title ?? body.name ?? null;
+    } catch {
+      return null;
+    }
   }
 
   latencyOf(call, found) {

@@ -31,6 +31,7 @@ export class Journal {
       method,
       path,
       route: null,
+      about: null,
       query,
       raw: null,
       key: key ? key.slice(-4) : null,

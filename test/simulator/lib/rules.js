@@ -14,22 +14,24 @@ function rule(id, input) {
   if (!Number.isInteger(times) || (times < 1 && times !== -1)) throw new Error('times must be 1 or more, or -1');
   return {
     id, method: input.method?.toUpperCase(), path: input.path, pattern: input.path ? new RegExp(input.path) : null,
-    body: input.body, bodyPattern: input.body ? new RegExp(input.body) : null, nth, times, seen: 0, hits: 0,
+    body: input.body, bodyPattern: input.body ? new RegExp(input.body) : null,
+    about: input.about, aboutPattern: input.about ? new RegExp(input.about) : null, nth, times, seen: 0, hits: 0,
   };
 }
 
 // Counts the request and tells whether the rule hits it.
-function hits(one, method, path, body) {
+function hits(one, method, path, body, about) {
   if (one.method && one.method !== method) return false;
   if (one.pattern && !one.pattern.test(path)) return false;
   if (one.bodyPattern && !one.bodyPattern.test(body)) return false;
+  if (one.aboutPattern && !(about !== null && one.aboutPattern.test(about))) return false;
   one.seen += 1;
   const hit = one.seen >= one.nth && (one.times === -1 || one.seen < one.nth + one.times);
   if (hit) one.hits += 1;
   return hit;
 }
 
-function view({ pattern, bodyPattern, ...rest }) {
+function view({ pattern, bodyPattern, aboutPattern, ...rest }) {
   return rest;
 }
 
@@ -51,9 +53,9 @@ class Rules {
   }
 
   // Every rule counts every request; the first that hits wins.
-  match(method, path, body) {
+  match(method, path, body, about) {
     let found = null;
-    for (const one of this.rules) if (hits(one, method, path, body) && !found) found = one;
+    for (const one of this.rules) if (hits(one, method, path, body, about) && !found) found = one;
     return found;
   }
 
@@ -79,8 +81,8 @@ export class Faults extends Rules {
   }
 
   // The fault of a request: {type, when, …} or null.
-  of(method, path, body) {
-    const found = this.match(method, path, body);
+  of(method, path, body, about = null) {
+    const found = this.match(method, path, body, about);
     return found && { ...found.fault, when: FAULTS[found.fault.type] };
   }
 }

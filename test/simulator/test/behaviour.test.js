@@ -114,6 +114,24 @@ test('a fault or a hold may ask for words in the body', async () => {
   assert.deepEqual((await sim.ctl('GET', '/faults')).faults.map((one) => [one.body, one.hits]), [['b@example', 1]]);
 });
 
+test('a fault or a hold may ask for the campaign or the segment that a request is about', async () => {
+  const { id: list } = sim.account.lists[0];
+  const segments = `/lists/${list}/segments`;
+  await sim.ctl('POST', '/faults', { about: '^Spring', times: -1, fault: 'html_502' });
+  assert.equal((await sim.api('POST', segments, { name: 'Spring', static_segment: [] })).status, 502);
+  await sim.ctl('DELETE', '/faults');
+  const { id } = (await sim.api('POST', segments, { name: 'Spring', static_segment: [] })).body;
+  const { id: campaign } = (await sim.api('POST', '/campaigns', { type: 'regular', settings: { title: 'Summer' } })).body;
+  await sim.ctl('POST', '/faults', { about: '^S', nth: 2, times: 2, fault: 'html_502' });
+  const statuses = [];
+  for (const path of [`${segments}/${id}`, segments, `${segments}/${id}`, `/campaigns/${campaign}`, '/campaigns']) {
+    statuses.push((await sim.api('GET', path)).status);
+  }
+  assert.deepEqual(statuses, [200, 200, 502, 502, 200]);
+  assert.deepEqual((await sim.ctl('GET', '/journal')).entries.map((one) => one.about),
+    ['Spring', 'Spring', 'Summer', 'Spring', null, 'Spring', 'Summer', null]);
+});
+
 test('holds stop a request before or after its effect until it is released', async () => {
   for (const [when, effect] of [['before', false], ['after', true]]) {
     await sim.ctl('POST', '/holds', { method: 'POST', path: '/members$', when });
