@@ -13,7 +13,7 @@ AS $$
 	VALUES
 		-- people
 		('alter', 'draft', 'draft'),
-		('alter', 'prepared', 'prepared'),
+		('alter', 'prepared', 'preparing'),
 		('alter', 'failed', 'failed'),
 		('select', 'draft', 'draft'),
 		('select', 'failed', 'failed'),
