@@ -77,8 +77,8 @@ BEGIN
 		CONTINUE WHEN mailchimp_sync.guard_holds(_audience.audience_id, 'leave');
 		CONTINUE WHEN mailchimp_sync.leaves_by_batch(_audience.audience_id);
 		FOR _source_id IN SELECT * FROM mailchimp_sync.sending_sources(_audience.audience_id) LOOP
-			-- evaluated anew just before the request: it may have come back, then the next one
-			LOOP
+			-- evaluated anew just before the request: it may have come back, then the next one, as far as that is done soon
+			FOR _look IN 1 .. 50 LOOP
 				_key := (SELECT r FROM mailchimp_sync.leaves_ready(_audience.audience_id, _source_id, 1) r);
 				EXIT WHEN _key IS NULL
 					OR NOT mailchimp_sync.fold_rivals(_audience.audience_id, _source_id, ARRAY[_key]);

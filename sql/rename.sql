@@ -105,7 +105,8 @@ DECLARE
 	_now	mailchimp_sync.contact;
 	_email	text;
 BEGIN
-	LOOP
+	-- as far as that is done soon: many may be as they should again
+	FOR _look IN 1 .. 50 LOOP
 		SELECT (r.contact).*, r.aside, a.list_id INTO _ready
 		FROM mailchimp_sync.sending_audiences(_connection) a
 		CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id, mailchimp_sync.clock()) r LIMIT 1;
