@@ -459,7 +459,7 @@ AS $$
 	-- the address that it had when it was put into the segment
 	SELECT r.* FROM mailchimp_sync.campaign c
 	JOIN mailchimp_sync.recipient r ON r.campaign_id = c.campaign_id AND r.segment_email IS NOT NULL
-		AND (r.status = 'skipped' OR lower(btrim(r.segment_email)) <> lower(btrim(r.email)))
+		AND (r.status = 'skipped' OR r.segment_email IS DISTINCT FROM r.email)
 		AND mailchimp_sync.email_hash(r.segment_email) = _e.email_hash
 	UNION
 	SELECT r.* FROM unnest(_e.source_ids, _e.contact_keys) AS u(source_id, contact_key)

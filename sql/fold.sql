@@ -360,7 +360,7 @@ DECLARE
 BEGIN
 	FOR _table IN
 		SELECT c.oid FROM pg_class c
-		WHERE c.oid IN ('mailchimp_sync.contact'::regclass, 'mailchimp_sync.member'::regclass)
+		WHERE c.oid IN ('mailchimp_sync.contact'::regclass, 'mailchimp_sync.member'::regclass, 'mailchimp_sync.recipient'::regclass)
 				AND pg_relation_size(c.oid) / current_setting('block_size')::bigint > 2 * c.relpages + 50
 			OR c.oid IN ('mailchimp_sync.audience'::regclass, 'mailchimp_sync.audience_source'::regclass,
 				'mailchimp_sync.source'::regclass) AND c.reltuples < 0

@@ -25,11 +25,14 @@ CREATE TABLE mailchimp_sync.recipient (
 	PRIMARY KEY (campaign_id, source_id, contact_key),
 	CHECK ((status = 'skipped') = (skip_reason IS NOT NULL))
 );
+-- a campaign that the planner has not seen yet would be one of few rows to it, as good to find by the campaign alone as by
+-- contact or address, and going through all of it for each of them takes hours. So it never sees any.
+ALTER TABLE mailchimp_sync.recipient ALTER campaign_id SET STATISTICS 0;
 CREATE INDEX recipient_email_hash ON mailchimp_sync.recipient (campaign_id, email_hash);
 CREATE INDEX recipient_contact ON mailchimp_sync.recipient (source_id, contact_key);
--- who has to leave a segment, and who has to come into it
-CREATE INDEX recipient_leaving ON mailchimp_sync.recipient (campaign_id)
-	WHERE segment_email IS NOT NULL AND (status = 'skipped' OR lower(btrim(segment_email)) <> lower(btrim(email)));
+-- who may have to leave a segment, and who has to come into it
+CREATE INDEX recipient_leaving ON mailchimp_sync.recipient (campaign_id, source_id, contact_key)
+	WHERE segment_email IS NOT NULL AND (status = 'skipped' OR segment_email IS DISTINCT FROM email);
 CREATE INDEX recipient_coming ON mailchimp_sync.recipient (campaign_id, source_id, contact_key)
 	WHERE status = 'pending' AND NOT filled;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.recipient', '');
@@ -56,6 +59,44 @@ END
 $$;
 CREATE TRIGGER guard BEFORE INSERT OR UPDATE OF status, email_hash ON mailchimp_sync.recipient
 	FOR EACH ROW WHEN (NEW.status = 'pending') EXECUTE FUNCTION mailchimp_sync.recipient_guard();
+
+/*
+ * The first of those who have to leave the campaign's segment: they are skipped, or have another address now. This and
+ * the next one are asked for every request of a campaign, and there may be hundreds of thousands of recipients: by the
+ * index alone that has nobody else, whatever the planner thinks of the table.
+ */
+CREATE FUNCTION mailchimp_sync.leaving_recipients(_campaign_id bigint, _limit integer)
+RETURNS SETOF mailchimp_sync.recipient
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+AS $$
+BEGIN
+	RETURN QUERY SELECT r.* FROM mailchimp_sync.recipient r
+	WHERE r.campaign_id = _campaign_id
+		AND r.segment_email IS NOT NULL AND (r.status = 'skipped' OR r.segment_email IS DISTINCT FROM r.email)
+		AND (r.status = 'skipped' OR lower(btrim(r.segment_email)) IS DISTINCT FROM lower(btrim(r.email)))
+	ORDER BY r.source_id, r.contact_key LIMIT _limit;
+END
+$$;
+
+-- the first of those who have to come into it
+CREATE FUNCTION mailchimp_sync.coming_recipients(_campaign_id bigint, _limit integer)
+RETURNS SETOF mailchimp_sync.recipient
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off
+SET enable_bitmapscan = off
+SET enable_sort = off
+AS $$
+BEGIN
+	RETURN QUERY SELECT r.* FROM mailchimp_sync.recipient r
+	WHERE r.campaign_id = _campaign_id AND r.status = 'pending' AND NOT r.filled
+	ORDER BY r.source_id, r.contact_key LIMIT _limit;
+END
+$$;
 
 /* ---- deciding ---- */
 
@@ -133,18 +174,25 @@ RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH looked AS (
-		SELECT k.contact_key, l.contact_key IS NULL AS gone, l.error_message,
-			coalesce((l.value ->> 'linked')::boolean, true) AS linked,
-			coalesce((l.value ->> 'opt_out')::boolean, false) AS opts_out,
-			nullif(btrim(l.value ->> 'email'), '') AS email
-		FROM (SELECT DISTINCT unnest(_keys) COLLATE "C" AS contact_key) k
-		LEFT JOIN unnest(_looked) l ON l.contact_key = k.contact_key
-		WHERE k.contact_key IS NOT NULL
-	), known AS (
-		SELECT l.*, mailchimp_sync.is_email(l.email) AS is_email,
-			CASE WHEN mailchimp_sync.is_email(l.email) THEN mailchimp_sync.email_hash(l.email) END AS email_hash
-		FROM looked l
+	-- grouped, not joined: the planner takes arrays for small and would go through one of them for each key of the other
+	WITH asked AS (
+		SELECT u.contact_key, NOT bool_or(u.is_found) AS gone, max(u.error_message) AS error_message,
+			(array_agg(u.value) FILTER (WHERE u.is_found))[1] AS value
+		FROM (
+			SELECT k.contact_key COLLATE "C" AS contact_key, false AS is_found, NULL::text AS error_message, NULL::jsonb AS value
+			FROM unnest(_keys) AS k(contact_key)
+			UNION ALL
+			SELECT l.contact_key, true, l.error_message, l.value FROM unnest(_looked) l) u
+		WHERE u.contact_key IS NOT NULL
+		GROUP BY u.contact_key HAVING NOT bool_and(u.is_found)
+	), looked AS (
+		SELECT a.contact_key, a.gone, a.error_message, coalesce((a.value ->> 'linked')::boolean, true) AS linked,
+			coalesce((a.value ->> 'opt_out')::boolean, false) AS opts_out, e.email, mailchimp_sync.is_email(e.email) AS is_email
+		FROM asked a
+		CROSS JOIN LATERAL (SELECT nullif(btrim(a.value ->> 'email'), '') AS email OFFSET 0) e
+	), known AS MATERIALIZED (
+		SELECT l.*, CASE WHEN l.is_email THEN mailchimp_sync.email_hash(l.email) END AS email_hash
+		FROM (SELECT * FROM looked OFFSET 0) l
 	)
 	SELECT k.contact_key, CASE WHEN NOT e.erased THEN k.email END, CASE WHEN NOT e.erased THEN k.email_hash END, v.skip_reason,
 		CASE v.skip_reason
@@ -159,10 +207,12 @@ AS $$
 		END
 	FROM known k
 	LEFT JOIN mailchimp_sync.audience a ON a.audience_id = _c.audience_id
-	LEFT JOIN mailchimp_sync.member m ON m.audience_id = _c.audience_id AND m.email_hash = k.email_hash
 	LEFT JOIN mailchimp_sync.connection n ON n.connection = _c.connection
-	LEFT JOIN mailchimp_sync.hand h ON h.audience_id = _c.audience_id AND h.source_id = _source_id
-		AND h.contact_key = k.contact_key
+	-- OFFSET: a lookup each, whatever the planner knows of the tables
+	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us FROM mailchimp_sync.member o
+		WHERE o.audience_id = _c.audience_id AND o.email_hash = k.email_hash OFFSET 0) m ON true
+	LEFT JOIN LATERAL (SELECT o.inside FROM mailchimp_sync.hand o WHERE o.audience_id = _c.audience_id
+		AND o.source_id = _source_id AND o.contact_key = k.contact_key OFFSET 0) h ON true
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN k.opts_out OR mailchimp_sync.is_opted_out(_source_id, k.contact_key, k.email_hash) THEN 'opted_out'
 		WHEN k.error_message IS NOT NULL THEN 'refused'
@@ -175,7 +225,7 @@ AS $$
 			THEN mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
 		WHEN h.inside IS FALSE OR (a.recipients = 'members'
 			AND coalesce(m.status NOT IN ('subscribed', 'pending'), true)) THEN 'not_member'
-	END AS skip_reason) v
+	END AS skip_reason OFFSET 0) v
 	CROSS JOIN LATERAL (SELECT v.skip_reason IS NOT DISTINCT FROM 'opted_out'
 		AND mailchimp_sync.is_erased(_source_id, k.contact_key, k.email_hash) AS erased) e
 $$;
@@ -189,21 +239,27 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH ranked AS (
-		SELECT r.source_id, r.contact_key, row_number() OVER (PARTITION BY r.email_hash
+		SELECT r.*, row_number() OVER (PARTITION BY r.email_hash
 			ORDER BY mailchimp_sync.precedence(coalesce(x.position, 0), s.key_type, r.contact_key)) > 1 AS is_later
-		FROM mailchimp_sync.recipient r
+		FROM (SELECT DISTINCT unnest(_hashes) COLLATE "C" AS email_hash) h
+		-- OFFSET: a lookup each, whatever the planner knows of the table
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
+			WHERE o.campaign_id = _c.campaign_id AND o.email_hash = h.email_hash
+				AND (o.status = 'pending' OR o.skip_reason = 'duplicate') OFFSET 0) r
 		LEFT JOIN mailchimp_sync.source s USING (source_id)
 		LEFT JOIN mailchimp_sync.audience_source x ON x.audience_id = _c.audience_id AND x.source_id = r.source_id
-		WHERE r.campaign_id = _c.campaign_id AND r.email_hash = ANY (_hashes)
-			AND (r.status = 'pending' OR r.skip_reason = 'duplicate')
 	)
-	UPDATE mailchimp_sync.recipient r SET
-		status = CASE WHEN k.is_later THEN 'skipped' ELSE 'pending' END,
-		skip_reason = CASE WHEN k.is_later THEN 'duplicate' END,
-		detail = CASE WHEN k.is_later THEN 'another recipient has the same address and comes first' END
+	-- all of them are there already: so they are looked up, too
+	INSERT INTO mailchimp_sync.recipient AS r (campaign_id, source_id, contact_key, email, email_hash, status,
+		skip_reason, detail, added_at, added_by)
+	SELECT k.campaign_id, k.source_id, k.contact_key, k.email, k.email_hash,
+		CASE WHEN k.is_later THEN 'skipped' ELSE 'pending' END, CASE WHEN k.is_later THEN 'duplicate' END,
+		CASE WHEN k.is_later THEN 'another recipient has the same address and comes first' END, k.added_at, k.added_by
 	FROM ranked k
-	WHERE r.campaign_id = _c.campaign_id AND r.source_id = k.source_id AND r.contact_key = k.contact_key
-		AND (r.skip_reason IS NOT DISTINCT FROM 'duplicate') <> k.is_later
+	WHERE (k.skip_reason IS NOT DISTINCT FROM 'duplicate') <> k.is_later
+	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET status = excluded.status,
+		skip_reason = excluded.skip_reason, detail = excluded.detail
+	WHERE r.status = 'pending' OR r.skip_reason = 'duplicate'
 $$;
 
 /* ---- for people ---- */
@@ -244,6 +300,17 @@ BEGIN
 END
 $$;
 
+-- keys as given to a call, each once, a thousand at a time: what the expressions return for them is held in memory
+CREATE FUNCTION mailchimp_sync.key_pages(_keys text[]) RETURNS SETOF text[]
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT array_agg(n.key ORDER BY n.key) FROM (
+		SELECT d.key, (row_number() OVER (ORDER BY d.key) - 1) / 1000 AS page
+		FROM (SELECT DISTINCT u.key COLLATE "C" AS key FROM unnest(_keys) AS u(key) WHERE u.key IS NOT NULL) d) n
+	GROUP BY n.page ORDER BY n.page
+$$;
+
 CREATE FUNCTION @extschema@.mc_add_recipients(campaign bigint, source text, contact_keys anyarray) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
 COMMENT ON FUNCTION @extschema@.mc_add_recipients(bigint, text, anyarray) IS
@@ -260,16 +327,22 @@ AS $$
 DECLARE
 	_c			mailchimp_sync.campaign := mailchimp_sync.campaign_for(_campaign, 'select');
 	_source_id	integer := mailchimp_sync.campaign_source_id(_c, _source);
-	_keys		text[] := mailchimp_sync.normal_keys(_source_id, coalesce(_contact_keys, '{}'));
-	_count		bigint;
+	_page		text[];
+	_keys		text[] := '{}';
+	_count		bigint := 0;
 BEGIN
-	FOR _i IN 1 .. coalesce(cardinality(_keys), 0) BY 5000 LOOP
-		PERFORM mailchimp_sync.select_recipients(_c, _source_id, _keys[_i : _i + 4999]);
+	FOR _page IN SELECT mailchimp_sync.key_pages(_contact_keys) LOOP
+		_page := mailchimp_sync.normal_keys(_source_id, _page);
+		PERFORM mailchimp_sync.select_recipients(_c, _source_id, _page);
+		_keys := _keys || _page;
 	END LOOP;
 	UPDATE mailchimp_sync.campaign SET fixed_at = NULL WHERE campaign_id = _campaign AND fixed_at IS NOT NULL;
-	SELECT count(*) INTO _count FROM mailchimp_sync.recipient r
-	WHERE r.campaign_id = _campaign AND r.source_id = _source_id AND r.status = 'pending'
-		AND r.contact_key = ANY (_keys);
+	-- only now: who came later can have the same address and come first
+	FOR _page IN SELECT mailchimp_sync.key_pages(_keys) LOOP
+		_count := _count + (SELECT count(*) FROM unnest(_page) AS k(contact_key)
+			CROSS JOIN LATERAL (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _campaign
+				AND r.source_id = _source_id AND r.contact_key = k.contact_key AND r.status = 'pending' OFFSET 0) AS r);
+	END LOOP;
 	RETURN _count;
 END
 $$;
@@ -297,23 +370,32 @@ AS $$
 DECLARE
 	_c			mailchimp_sync.campaign := mailchimp_sync.campaign_for(_campaign, 'select');
 	_source_id	integer := mailchimp_sync.source_id(_source);
-	_keys		text[] := mailchimp_sync.normal_keys(_source_id, coalesce(_contact_keys, '{}'));
+	_page		text[];
+	_last		text;
 	_hashes		text[];
-	_count		bigint;
+	_gone		bigint;
+	_count		bigint := 0;
 BEGIN
-	IF EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _campaign AND r.source_id = _source_id
-			AND r.contact_key = ANY (_keys) AND r.segment_email IS NOT NULL) THEN
-		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-			MESSAGE = format('some of these contacts are in the segment of campaign %s at Mailchimp already', _campaign),
-			HINT = 'Cancel the campaign and make a new one.';
-	END IF;
-	WITH gone AS (
-		DELETE FROM mailchimp_sync.recipient r
-		WHERE r.campaign_id = _campaign AND r.source_id = _source_id AND r.contact_key = ANY (_keys)
-		RETURNING r.email_hash
-	)
-	SELECT count(*), array_agg(g.email_hash) INTO _count, _hashes FROM gone g;
-	PERFORM mailchimp_sync.decide_duplicates(_c, _hashes);
+	FOR _page IN SELECT mailchimp_sync.key_pages(_contact_keys) LOOP
+		_page := mailchimp_sync.normal_keys(_source_id, _page);
+		_page := ARRAY(SELECT k FROM unnest(_page) AS k ORDER BY k COLLATE "C");
+		_last := _page[cardinality(_page)];		-- a range is read by the index in any case
+		IF EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _campaign AND r.source_id = _source_id
+				AND r.contact_key BETWEEN _page[1] AND _last AND r.contact_key = ANY (_page) AND r.segment_email IS NOT NULL) THEN
+			RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+				MESSAGE = format('some of these contacts are in the segment of campaign %s at Mailchimp already', _campaign),
+				HINT = 'Cancel the campaign and make a new one.';
+		END IF;
+		WITH gone AS (
+			DELETE FROM mailchimp_sync.recipient r
+			WHERE r.campaign_id = _campaign AND r.source_id = _source_id
+				AND r.contact_key BETWEEN _page[1] AND _last AND r.contact_key = ANY (_page)
+			RETURNING r.email_hash
+		)
+		SELECT count(*), array_agg(g.email_hash) INTO _gone, _hashes FROM gone g;
+		PERFORM mailchimp_sync.decide_duplicates(_c, _hashes);
+		_count := _count + _gone;
+	END LOOP;
 	RETURN _count;
 END
 $$;

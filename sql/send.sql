@@ -198,8 +198,8 @@ BEGIN
 		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at,
 			CASE WHEN o.status = 'prepared' OR o.hold THEN 'remove' ELSE 'correct' END
 		FROM mailchimp_sync.campaign o
-		WHERE o.status IN ('prepared', 'scheduled') AND o.goal IS NULL AND EXISTS (SELECT FROM mailchimp_sync.recipient r
-			WHERE r.campaign_id = o.campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL)
+		WHERE o.status IN ('prepared', 'scheduled') AND o.goal IS NULL
+			AND EXISTS (SELECT FROM mailchimp_sync.leaving_recipients(o.campaign_id, 1))
 		UNION ALL
 		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.scheduled_for, o.next_attempt_at), 'release'
 		FROM mailchimp_sync.campaign o WHERE o.status = 'scheduled' AND o.goal IS NULL AND o.hold

@@ -87,28 +87,25 @@ BEGIN
 END
 $$;
 
--- the recipients that a request carries
-CREATE FUNCTION mailchimp_sync.carried_recipients(_inflight_id bigint, OUT campaign_id bigint, OUT source_id integer,
-	OUT contact_key text)
+-- the recipients that a request carries, by source: they are to be found by the primary key, whatever the planner thinks
+CREATE FUNCTION mailchimp_sync.carried_recipients(_inflight_id bigint, OUT source_id integer, OUT contact_keys text[])
 RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT f.campaign_id, u.source_id, u.contact_key COLLATE "C"
+	SELECT u.source_id, array_agg(u.contact_key COLLATE "C" ORDER BY u.contact_key COLLATE "C")
 	FROM mailchimp_sync.inflight f
 	CROSS JOIN LATERAL unnest(f.source_ids, f.contact_keys) AS u(source_id, contact_key)
-	WHERE f.inflight_id = _inflight_id
+	WHERE f.inflight_id = _inflight_id GROUP BY u.source_id
 $$;
 
--- figures of the segment count anew
+-- figures of the segment count anew; how many are expected is counted when they are asked for (ask_count)
 CREATE FUNCTION mailchimp_sync.segment_changed(_campaign_id bigint) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	UPDATE mailchimp_sync.campaign c SET count_looks = 0, count_last = NULL, count_since = NULL,
-		segment_expected = (SELECT count(*) FROM mailchimp_sync.recipient r
-			WHERE r.campaign_id = _campaign_id AND r.status = 'pending' AND r.filled)
-	WHERE c.campaign_id = _campaign_id
+	UPDATE mailchimp_sync.campaign SET count_looks = 0, count_last = NULL, count_since = NULL, segment_expected = NULL
+	WHERE campaign_id = _campaign_id
 $$;
 
 /*
@@ -120,20 +117,28 @@ RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_sent	record;
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
-	UPDATE mailchimp_sync.recipient r SET filled = true
-	FROM mailchimp_sync.carried_recipients(_inflight_id) i
-	WHERE r.campaign_id = i.campaign_id AND r.source_id = i.source_id AND r.contact_key = i.contact_key;
-	UPDATE mailchimp_sync.recipient r SET segment_email = NULL, filled = false, status = 'skipped', skip_reason = 'not_member',
-		detail = e.error
-	FROM mailchimp_sync.carried_recipients(_inflight_id) i,
-		(SELECT DISTINCT ON (1) mailchimp_sync.email_hash(u.email) AS email_hash, u.error
-			FROM unnest(_refused, _errors) AS x(emails, error)
-			CROSS JOIN LATERAL (SELECT t.email, x.error
-				FROM jsonb_array_elements_text(x.emails::jsonb) AS t(email)) u) e
-	WHERE r.campaign_id = i.campaign_id AND r.source_id = i.source_id AND r.contact_key = i.contact_key
-		AND r.email_hash = e.email_hash;
+	FOR _sent IN SELECT * FROM mailchimp_sync.carried_recipients(_inflight_id) LOOP
+		UPDATE mailchimp_sync.recipient r SET filled = true
+		WHERE r.campaign_id = _campaign_id AND r.source_id = _sent.source_id
+			-- a range is read by the index in any case
+			AND r.contact_key BETWEEN _sent.contact_keys[1] AND _sent.contact_keys[cardinality(_sent.contact_keys)]
+			AND r.contact_key = ANY (_sent.contact_keys);
+		UPDATE mailchimp_sync.recipient r SET segment_email = NULL, filled = false, status = 'skipped', skip_reason = 'not_member',
+			detail = e.error
+		FROM (SELECT DISTINCT ON (1) mailchimp_sync.email_hash(u.email) AS email_hash, u.error
+				FROM unnest(_refused, _errors) AS x(emails, error)
+				CROSS JOIN LATERAL (SELECT t.email, x.error
+					FROM jsonb_array_elements_text(x.emails::jsonb) AS t(email)) u) e
+		WHERE r.campaign_id = _campaign_id AND r.source_id = _sent.source_id
+			-- a range is read by the index in any case
+			AND r.contact_key BETWEEN _sent.contact_keys[1] AND _sent.contact_keys[cardinality(_sent.contact_keys)]
+			AND r.contact_key = ANY (_sent.contact_keys)
+			AND r.email_hash = e.email_hash;
+	END LOOP;
 	PERFORM mailchimp_sync.segment_changed(_campaign_id);
 	-- somebody may have opted out meanwhile
 	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'remove');
@@ -144,11 +149,17 @@ CREATE FUNCTION mailchimp_sync.remove_done(_inflight_id bigint, _campaign_id big
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_sent	record;
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
-	UPDATE mailchimp_sync.recipient r SET segment_email = NULL, filled = false
-	FROM mailchimp_sync.carried_recipients(_inflight_id) i
-	WHERE r.campaign_id = i.campaign_id AND r.source_id = i.source_id AND r.contact_key = i.contact_key;
+	FOR _sent IN SELECT * FROM mailchimp_sync.carried_recipients(_inflight_id) LOOP
+		UPDATE mailchimp_sync.recipient r SET segment_email = NULL, filled = false
+		WHERE r.campaign_id = _campaign_id AND r.source_id = _sent.source_id
+			-- a range is read by the index in any case
+			AND r.contact_key BETWEEN _sent.contact_keys[1] AND _sent.contact_keys[cardinality(_sent.contact_keys)]
+			AND r.contact_key = ANY (_sent.contact_keys);
+	END LOOP;
 	PERFORM mailchimp_sync.segment_changed(_campaign_id);
 	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'remove');
 END
@@ -377,8 +388,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_c			mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
-	_changed	boolean;
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 BEGIN
 	UPDATE mailchimp_sync.recipient r SET seen = true, segment_email = coalesce(r.segment_email, r.email)
 	WHERE r.campaign_id = _campaign_id AND r.email_hash = ANY (_hashes) AND r.status IN ('pending', 'skipped')
@@ -391,9 +401,7 @@ BEGIN
 	UPDATE mailchimp_sync.recipient SET status = 'skipped', skip_reason = 'unsubscribed',
 		detail = 'Mailchimp does not count it among the subscribed members of the segment'
 	WHERE campaign_id = _campaign_id AND status = 'pending' AND filled AND NOT seen;
-	SELECT count(*) > 0 INTO _changed FROM mailchimp_sync.recipient r
-	WHERE r.campaign_id = _campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL;
-	IF _changed THEN
+	IF EXISTS (SELECT FROM mailchimp_sync.leaving_recipients(_campaign_id, 1)) THEN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'remove');
 	ELSIF _c.count_last < _c.segment_expected THEN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'checklist');

@@ -48,11 +48,7 @@ AS $$
 		jsonb_build_object('members_to_remove', jsonb_agg(p.segment_email ORDER BY p.source_id, p.contact_key)),
 		array_agg(p.source_id ORDER BY p.source_id, p.contact_key), array_agg(p.contact_key ORDER BY p.source_id, p.contact_key),
 		NULL
-	FROM (
-		SELECT r.* FROM mailchimp_sync.recipient r
-		WHERE r.campaign_id = _c.campaign_id AND r.segment_email IS NOT NULL
-			AND (r.status = 'skipped' OR lower(btrim(r.segment_email)) <> lower(btrim(r.email)))
-		ORDER BY r.source_id, r.contact_key LIMIT 500) p
+	FROM mailchimp_sync.leaving_recipients(_c.campaign_id, 500) p
 	HAVING count(*) > 0
 $$;
 
@@ -64,13 +60,15 @@ CREATE FUNCTION mailchimp_sync.ask_fill(_c mailchimp_sync.campaign) RETURNS mail
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH going AS (
-		UPDATE mailchimp_sync.recipient r SET segment_email = r.email
-		FROM (
-			SELECT n.campaign_id, n.source_id, n.contact_key FROM mailchimp_sync.recipient n
-			WHERE n.campaign_id = _c.campaign_id AND n.status = 'pending' AND NOT n.filled
-			ORDER BY n.source_id, n.contact_key LIMIT 500) p
-		WHERE r.campaign_id = p.campaign_id AND r.source_id = p.source_id AND r.contact_key = p.contact_key
+	WITH coming AS MATERIALIZED (
+		SELECT n.* FROM mailchimp_sync.coming_recipients(_c.campaign_id, 500) n
+	), going AS (
+		-- all of them are there already: so they are looked up by the primary key, whatever the planner thinks of the table
+		INSERT INTO mailchimp_sync.recipient AS r (campaign_id, source_id, contact_key, email, email_hash, status,
+			added_at, added_by)
+		SELECT n.campaign_id, n.source_id, n.contact_key, n.email, n.email_hash, n.status, n.added_at, n.added_by FROM coming n
+		ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET segment_email = r.email
+		WHERE r.status = 'pending' AND NOT r.filled
 		RETURNING r.*
 	)
 	SELECT 'POST', format('/lists/%s/segments/%s', _c.list_id, _c.segment_id),
@@ -152,7 +150,7 @@ AS $$
 $$;
 
 CREATE FUNCTION mailchimp_sync.ask_count(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
-LANGUAGE plpgsql STABLE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -161,6 +159,10 @@ BEGIN
 	IF (mailchimp_sync.ask_remove(_c)).method IS NOT NULL THEN
 		_ask.method := NULL;
 		_ask.elsewhere := 'remove';
+	ELSIF _c.segment_expected IS NULL THEN
+		UPDATE mailchimp_sync.campaign SET segment_expected = (SELECT count(*) FROM mailchimp_sync.recipient r
+			WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending' AND r.filled)
+		WHERE campaign_id = _c.campaign_id;
 	END IF;
 	RETURN _ask;
 END
@@ -224,22 +226,23 @@ BEGIN
 	IF coalesce(_c.rechecked_at < mailchimp_sync.clock() - interval '1 minute', true) THEN
 		RETURN 'recheck';
 	END IF;
-	PERFORM mailchimp_sync.settle_all(_c);
-	IF NOT mailchimp_sync.fix_recipients(_c) THEN
-		RETURN '';
-	END IF;
-	-- behind the lock: what came in while it was awaited is seen, too
+	-- before what takes long, which would be in vain, and once more behind the lock: what came in while it was awaited is seen, too
 	_open := mailchimp_sync.open_event(_c);
+	IF _open IS NULL THEN
+		PERFORM mailchimp_sync.settle_all(_c);
+		IF NOT mailchimp_sync.fix_recipients(_c) THEN
+			RETURN '';
+		END IF;
+		_open := mailchimp_sync.open_event(_c);
+	END IF;
 	IF _open IS NOT NULL THEN
 		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, 'changes in the CRM are looked at first',
 			coalesce(_c.cursor, _open::text), '0.2 seconds');
 		RETURN '';
 	ELSIF mailchimp_sync.campaign_is_empty(_c) THEN
 		RETURN '';
-	ELSIF EXISTS (SELECT FROM mailchimp_sync.recipient r
-			WHERE r.campaign_id = _c.campaign_id AND (r.status = 'skipped' AND r.segment_email IS NOT NULL
-				OR r.status = 'pending' AND (NOT r.filled
-					OR lower(btrim(r.segment_email)) IS DISTINCT FROM lower(btrim(r.email))))) THEN
+	ELSIF EXISTS (SELECT FROM mailchimp_sync.leaving_recipients(_c.campaign_id, 1))
+			OR EXISTS (SELECT FROM mailchimp_sync.coming_recipients(_c.campaign_id, 1)) THEN
 		RETURN 'remove';
 	END IF;
 	RETURN NULL;

@@ -66,6 +66,9 @@ CREATE FUNCTION mailchimp_sync.campaign_page(_c mailchimp_sync.campaign, _status
 	OUT keys text[], OUT cursor text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_seqscan = off		-- in the order of the primary key and no further than the page, whatever the planner thinks
+SET enable_bitmapscan = off
+SET enable_sort = off
 AS $$
 DECLARE
 	_after_source	integer := coalesce(split_part(_c.cursor, ':', 1)::integer, -1);
@@ -125,7 +128,7 @@ AS $$
 		WHERE c.audience_id = _c.audience_id AND c.source_id = _source_id
 			AND c.contact_key = k.contact_key COLLATE "C" AND c.state <> 'outside'
 			-- the guard does not hold who joins for a campaign
-			AND (c.queue IS DISTINCT FROM 'subscribe' OR NOT mailchimp_sync.guard_holds(_c.audience_id, 'subscribe')))
+			AND (c.queue IS DISTINCT FROM 'subscribe' OR NOT mailchimp_sync.guard_holds(_c.audience_id, 'subscribe')) OFFSET 0)
 	ON CONFLICT (audience_id, source_id, contact_key, hand_id) DO UPDATE SET inside = excluded.inside,
 		put_by = excluded.put_by, put_at = excluded.put_at
 $$;
@@ -199,10 +202,11 @@ $$;
 -- why recipients cannot be mailed, by the state of their contacts and members; null: they can, or will be able to
 CREATE FUNCTION mailchimp_sync.recipient_obstacles(_c mailchimp_sync.campaign, _source_id integer, _keys text[],
 	OUT source_id integer, OUT contact_key text, OUT skip_reason text, OUT detail text, OUT email text,
-	OUT email_hash text, OUT waits boolean)
+	OUT email_hash text, OUT waits boolean, OUT differs boolean)
 RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = on
 AS $$
 	SELECT r.source_id, r.contact_key, v.skip_reason,
 		CASE WHEN v.skip_reason = 'not_member' AND c.state IS NULL THEN 'is not a member of the audience'
@@ -211,15 +215,18 @@ AS $$
 			WHEN v.skip_reason IN ('refused', 'duplicate', 'not_member', 'not_linked', 'not_allowed', 'no_email',
 				'invalid_email') THEN c.detail END,
 		c.email, c.email_hash,
-		v.skip_reason IS NULL AND (m.status IS NULL OR (c.state <> 'in_sync' AND NOT t.is_up_to_date))
+		v.skip_reason IS NULL AND (m.status IS NULL OR (c.state <> 'in_sync' AND NOT t.is_up_to_date)),
+		v.skip_reason IS NOT NULL OR (r.email_hash, r.email) IS DISTINCT FROM (c.email_hash, c.email)
 	FROM unnest(_keys) AS k(contact_key)
-	JOIN mailchimp_sync.recipient r ON r.campaign_id = _c.campaign_id AND r.source_id = _source_id
-		AND r.contact_key = k.contact_key COLLATE "C"
-	LEFT JOIN mailchimp_sync.contact c ON c.audience_id = _c.audience_id AND c.source_id = r.source_id
-		AND c.contact_key = r.contact_key
-	LEFT JOIN mailchimp_sync.member m ON m.audience_id = _c.audience_id AND m.email_hash = c.email_hash
-	LEFT JOIN mailchimp_sync.hand h ON h.audience_id = _c.audience_id AND h.source_id = r.source_id
-		AND h.contact_key = r.contact_key
+	-- OFFSET: a lookup each, whatever the planner knows of the tables
+	CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o WHERE o.campaign_id = _c.campaign_id
+		AND o.source_id = _source_id AND o.contact_key = k.contact_key COLLATE "C" OFFSET 0) r
+	LEFT JOIN LATERAL (SELECT o.* FROM mailchimp_sync.contact o WHERE o.audience_id = _c.audience_id
+		AND o.source_id = _source_id AND o.contact_key = r.contact_key OFFSET 0) c ON true
+	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us FROM mailchimp_sync.member o
+		WHERE o.audience_id = _c.audience_id AND o.email_hash = c.email_hash OFFSET 0) m ON true
+	LEFT JOIN LATERAL (SELECT o.inside FROM mailchimp_sync.hand o WHERE o.audience_id = _c.audience_id
+		AND o.source_id = _source_id AND o.contact_key = r.contact_key OFFSET 0) h ON true
 	-- a tag too many is no reason not to mail somebody
 	CROSS JOIN LATERAL (SELECT coalesce(c.action = 'tag' OR (c.state = 'refused' AND c.sent_hash = c.desired_hash),
 		false) AS is_up_to_date) t
@@ -233,7 +240,7 @@ AS $$
 		WHEN c.state = 'inactive' THEN 'unsubscribed'
 		WHEN m.status = 'pending' THEN 'unsubscribed'
 		ELSE mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
-	END AS skip_reason) v
+	END AS skip_reason OFFSET 0) v
 	WHERE r.status = 'pending'
 $$;
 
@@ -242,6 +249,7 @@ CREATE FUNCTION mailchimp_sync.settle_recipients(_c mailchimp_sync.campaign, _so
 RETURNS bigint
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_nestloop = off		-- the planner takes arrays for small
 AS $$
 	WITH obstacle AS MATERIALIZED (
 		SELECT * FROM mailchimp_sync.recipient_obstacles(_c, _source_id, _keys)
@@ -251,8 +259,10 @@ AS $$
 			status = CASE WHEN o.skip_reason IS NULL THEN 'pending' ELSE 'skipped' END,
 			skip_reason = o.skip_reason, detail = o.detail
 		FROM obstacle o
-		WHERE r.campaign_id = _c.campaign_id AND r.source_id = o.source_id AND r.contact_key = o.contact_key
-			AND (o.skip_reason IS NOT NULL OR r.email_hash IS DISTINCT FROM o.email_hash OR r.email IS DISTINCT FROM o.email)
+		WHERE r.campaign_id = _c.campaign_id AND r.source_id = _source_id
+			-- a page: its range is read by the index in any case
+			AND r.contact_key BETWEEN _keys[1] AND _keys[cardinality(_keys)]
+			AND r.contact_key = o.contact_key AND o.differs
 	)
 	SELECT count(*) FROM obstacle o WHERE o.waits
 $$;
@@ -296,11 +306,13 @@ BEGIN
 			_c.cursor, '2 seconds', '100 milliseconds');
 		RETURN false;
 	END IF;
-	UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'refused',
-		detail = 'could not be brought up to date at Mailchimp within an hour'
-	FROM mailchimp_sync.recipient_obstacles(_c, _page.source_id, _page.keys) o
-	WHERE _waiting > 0 AND o.waits
-		AND r.campaign_id = _c.campaign_id AND r.source_id = o.source_id AND r.contact_key = o.contact_key;
+	IF _waiting > 0 THEN
+		UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'refused',
+			detail = 'could not be brought up to date at Mailchimp within an hour'
+		WHERE r.campaign_id = _c.campaign_id AND r.source_id = _page.source_id
+			AND r.contact_key BETWEEN _page.keys[1] AND _page.keys[cardinality(_page.keys)] AND r.contact_key = ANY (ARRAY(
+				SELECT o.contact_key FROM mailchimp_sync.recipient_obstacles(_c, _page.source_id, _page.keys) o WHERE o.waits));
+	END IF;
 	PERFORM mailchimp_sync.campaign_continue(_c.campaign_id, _page.cursor);
 	RETURN false;
 END
@@ -321,10 +333,73 @@ AS $$
 			'AccessExclusiveLock')
 $$;
 
+-- whoever is in the group now is not pending; for a large campaign it takes seconds
+CREATE FUNCTION mailchimp_sync.skip_opted_out(_c mailchimp_sync.campaign) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'opted_out', detail = NULL
+	WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending'
+		AND (EXISTS (SELECT FROM mailchimp_sync.opt_out o
+				WHERE o.source_id = r.source_id AND o.contact_key = r.contact_key)
+			OR EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = r.email_hash)
+			OR r.segment_email IS DISTINCT FROM r.email AND EXISTS (SELECT FROM mailchimp_sync.opt_out o
+				WHERE o.email_hash = mailchimp_sync.email_hash(r.segment_email)))
+$$;
+
+-- the pending recipients that rows of the group mean: by contact, by address, and by the one that is in the segment instead
+CREATE FUNCTION mailchimp_sync.recipients_meant(_c mailchimp_sync.campaign, _source_ids integer[], _contact_keys text[],
+	_email_hashes text[], OUT source_id integer, OUT contact_keys text[])
+RETURNS SETOF record
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT m.source_id, array_agg(m.contact_key ORDER BY m.contact_key) FROM (
+		SELECT r.source_id, r.contact_key FROM unnest(_source_ids, _contact_keys) AS g(source_id, contact_key)
+		-- OFFSET: a lookup each, whatever the planner knows of the table
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o WHERE o.campaign_id = _c.campaign_id
+			AND o.source_id = g.source_id AND o.contact_key = g.contact_key COLLATE "C" AND o.status = 'pending' OFFSET 0) r
+		UNION
+		SELECT r.source_id, r.contact_key FROM unnest(_email_hashes) AS g(email_hash)
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o WHERE o.campaign_id = _c.campaign_id
+			AND o.email_hash = g.email_hash COLLATE "C" AND o.status = 'pending' OFFSET 0) r
+		UNION
+		SELECT r.source_id, r.contact_key FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending'
+			AND r.segment_email IS NOT NULL AND (r.status = 'skipped' OR r.segment_email IS DISTINCT FROM r.email)
+			AND mailchimp_sync.email_hash(r.segment_email) = ANY (_email_hashes)) m
+	GROUP BY m.source_id
+$$;
+
+-- the same for what came into the group, or was changed there, since all transactions before this one were over
+CREATE FUNCTION mailchimp_sync.skip_opted_out_since(_c mailchimp_sync.campaign, _since xid) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_new	record;
+	_meant	record;
+BEGIN
+	SELECT array_agg(o.source_id) AS source_ids, array_agg(o.contact_key) AS contact_keys, array_agg(o.email_hash) AS email_hashes
+	INTO _new FROM mailchimp_sync.opt_out o WHERE age(o.xmin) <= age(_since);
+	IF _new.source_ids IS NULL THEN
+		RETURN;
+	END IF;
+	FOR _meant IN SELECT * FROM mailchimp_sync.recipients_meant(_c, _new.source_ids, _new.contact_keys, _new.email_hashes) LOOP
+		UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'opted_out', detail = NULL
+		WHERE r.campaign_id = _c.campaign_id AND r.source_id = _meant.source_id
+			AND r.contact_key BETWEEN _meant.contact_keys[1] AND _meant.contact_keys[cardinality(_meant.contact_keys)]
+			AND r.contact_key = ANY (_meant.contact_keys) AND r.status = 'pending';
+	END LOOP;
+END
+$$;
+
 /*
  * The guarantee (N2): waits for every transaction that is opting somebody out,
- * then nobody of the group is pending. False, and the reason is noted: somebody
- * keeps a transaction open; asked again after a growing pause, lest new opt-outs queue
+ * then nobody of the group is pending. New opt-outs wait for us from the lock to the end of the transaction, so
+ * everybody is looked at before it, and behind it only what that look cannot have seen: the rows of transactions that were
+ * not over when it began (the lock has been waited for, so all that it waited for is seen now). False, and the reason is
+ * noted: somebody keeps a transaction open; asked again after a growing pause, lest new opt-outs queue
  * behind us for longer than a second.
  */
 CREATE FUNCTION mailchimp_sync.fix_recipients(_c mailchimp_sync.campaign) RETURNS boolean
@@ -332,25 +407,22 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '1s'
 AS $$
+DECLARE
+	_since	xid;
 BEGIN
 	IF current_setting('transaction_isolation') <> 'read committed' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_transaction_state',
 			MESSAGE = 'recipients can be fixed in a transaction of level read committed only';
 	END IF;
+	_since := pg_snapshot_xmin(pg_current_snapshot())::xid;
+	PERFORM mailchimp_sync.skip_opted_out(_c);
 	BEGIN
 		LOCK TABLE mailchimp_sync.opt_out IN SHARE MODE;
 	EXCEPTION WHEN lock_not_available THEN
 		PERFORM mailchimp_sync.campaign_stay(_c.campaign_id, coalesce(mailchimp_sync.opting_out(), SQLERRM));
 		RETURN false;
 	END;
-	-- the lock was awaited: this statement sees all that it waited for
-	UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'opted_out', detail = NULL
-	WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending'
-		AND (EXISTS (SELECT FROM mailchimp_sync.opt_out o
-				WHERE o.source_id = r.source_id AND o.contact_key = r.contact_key)
-			OR EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = r.email_hash)
-			OR EXISTS (SELECT FROM mailchimp_sync.opt_out o
-				WHERE o.email_hash = mailchimp_sync.email_hash(r.segment_email)));
+	PERFORM mailchimp_sync.skip_opted_out_since(_c, _since);
 	UPDATE mailchimp_sync.campaign SET fixed_at = mailchimp_sync.clock() WHERE campaign_id = _c.campaign_id;
 	RETURN true;
 END
@@ -360,15 +432,21 @@ CREATE FUNCTION mailchimp_sync.step_fix(_c mailchimp_sync.campaign) RETURNS bool
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_shared	text[];
 BEGIN
 	-- what takes its time comes before the lock, for which new opt-outs wait; these pass by rows that we hold
 	PERFORM mailchimp_sync.settle_all(_c);
+	_shared := ARRAY(SELECT r.email_hash FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending' GROUP BY r.email_hash HAVING count(*) > 1);
+	IF _shared <> '{}' THEN
+		PERFORM mailchimp_sync.skip_opted_out(_c);
+		PERFORM mailchimp_sync.decide_duplicates(_c, _shared);
+	END IF;
 	IF NOT mailchimp_sync.fix_recipients(_c) THEN
 		RETURN false;
 	END IF;
 	PERFORM mailchimp_sync.segment_changed(_c.campaign_id);
-	PERFORM mailchimp_sync.decide_duplicates(_c, ARRAY(SELECT r.email_hash FROM mailchimp_sync.recipient r
-		WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending' GROUP BY r.email_hash HAVING count(*) > 1));
 	RETURN NOT mailchimp_sync.campaign_is_empty(_c);
 END
 $$;
