@@ -47,7 +47,7 @@ CREATE TABLE mailchimp_sync.campaign (
 	scheduled_for	timestamptz,
 	hold			boolean NOT NULL DEFAULT false,
 	told_for		timestamptz,
-	went_at			timestamptz,		-- the last step: what was asked before it is old
+	went_at			timestamptz,		-- to the step that it is at: what was asked before is old
 	-- mc_resume in a copy of a database: what the other one has made of it since is not known (-infinity: and can no
 	-- longer change); null: what is here is all that there is
 	restored_at		timestamptz,
@@ -260,7 +260,7 @@ BEGIN
 			WHEN _c.status = 'scheduled' AND NOT _c.hold THEN 'unschedule'
 			WHEN c.fixed_at IS NULL THEN 'decide' ELSE 'join' END,
 		begun_at = CASE WHEN _in_doubt THEN c.begun_at END,
-		cursor = NULL, attempts = 0, refusals = 0, next_attempt_at = NULL, last_error = NULL
+		went_at = mailchimp_sync.clock(), cursor = NULL, attempts = 0, refusals = 0, next_attempt_at = NULL, last_error = NULL
 	WHERE c.campaign_id = _c.campaign_id;
 	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'campaign' AND f.campaign_id = _c.campaign_id;
 	PERFORM mailchimp_sync.wake();

@@ -308,9 +308,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_is_known	boolean := _c.restored_at IS NULL AND _shown.status = 'sent'
-		AND _shown.segment_id IS NOT DISTINCT FROM _c.segment_id AND NOT EXISTS (
-		SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id
-			AND (r.status = 'skipped' AND r.segment_email IS NOT NULL OR r.status = 'pending' AND NOT r.filled));
+		AND _shown.segment_id IS NOT DISTINCT FROM _c.segment_id
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.leaving_recipients(_c.campaign_id, 1))
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.coming_recipients(_c.campaign_id, 1));
 BEGIN
 	UPDATE mailchimp_sync.recipient SET status = 'sent'
 	WHERE campaign_id = _c.campaign_id AND status = 'pending' AND _is_known;

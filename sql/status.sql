@@ -4,6 +4,30 @@
 
 /* ---- progress ---- */
 
+-- a step of a campaign (send.sql) for people, and whether it goes through its recipients, or asks Mailchimp for them
+CREATE FUNCTION mailchimp_sync.campaign_phase(_step text, OUT phase text, OUT walks boolean, OUT asks boolean)
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE
+			WHEN _step = 'decide' THEN 'choosing'
+			WHEN _step = 'join' THEN 'joining'
+			WHEN _step IN ('fold', 'refold', 'recheck') THEN 'refreshing'
+			WHEN _step = 'settle' THEN 'waiting for contacts'
+			WHEN _step = 'fix' THEN 'fixing'
+			WHEN _step IN ('segment', 'find_segment', 'remove', 'fill') THEN 'filling'
+			WHEN _step IN ('create', 'find_campaign', 'settings', 'content') THEN 'making'
+			WHEN _step IN ('count', 'walk') THEN 'counting'
+			WHEN _step IN ('checklist', 'arrive') THEN 'checking'
+			WHEN _step = 'schedule' THEN 'scheduling'
+			WHEN _step IN ('send', 'look', 'sent') THEN 'sending'
+			WHEN _step IN ('release', 'correct', 'unschedule') THEN 'unscheduling'
+			WHEN _step IN ('recall', 'drop_campaign', 'drop_segment', 'gone') THEN 'removing'
+			WHEN _step IN ('trace', 'renew', 'sent_to') THEN 'tracing'
+			ELSE _step END,
+		_step IN ('decide', 'join', 'fold', 'settle', 'refold', 'recheck'), _step IN ('remove', 'fill')
+$$;
+
 CREATE VIEW @extschema@.mc_progress WITH (security_barrier) AS
 SELECT 'push'::text AS work, a.audience, NULL::bigint AS campaign_id,
 	CASE WHEN x.comparing THEN 'comparing' WHEN c.held = c.pending THEN 'held' ELSE 'sending' END AS phase,
@@ -26,18 +50,26 @@ CROSS JOIN LATERAL (SELECT round(sum(q.contacts) / 60.0, 1) AS rate
 WHERE a.active_since IS NOT NULL AND (x.comparing OR c.pending > 0)
 UNION ALL
 -- recipients that the step is through with, where it goes through all of them; else those in the segment
-SELECT 'campaign', a.audience, c.campaign_id, c.step, r.done, r.total, NULL, NULL
+SELECT 'campaign', a.audience, c.campaign_id, s.phase, r.done, r.total, q.rate,
+	CASE WHEN q.rate > 0 THEN ceil((r.total - r.done) / q.rate) * interval '1 second' END
 FROM mailchimp_sync.campaign c
 JOIN mailchimp_sync.permitted_connection p USING (connection)
 LEFT JOIN mailchimp_sync.audience a USING (audience_id)
-CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE CASE WHEN w.is_walk THEN (r.source_id, r.contact_key)
+CROSS JOIN LATERAL mailchimp_sync.campaign_phase(c.step) s
+CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE CASE WHEN s.walks THEN (r.source_id, r.contact_key)
 				<= (split_part(c.cursor, ':', 1)::integer, substr(c.cursor, strpos(c.cursor, ':') + 1) COLLATE "C")
 			ELSE r.filled END) AS done, count(*) AS total
-	FROM mailchimp_sync.recipient r, (SELECT c.step IN ('decide', 'join', 'fold', 'settle', 'refold', 'recheck') AS is_walk) w
+	FROM mailchimp_sync.recipient r
 	WHERE r.campaign_id = c.campaign_id AND (r.status = 'pending' OR (c.step = 'decide' AND r.status = 'skipped'))) r
+-- recipients per second: since the step began, or by requests over the last minute
+CROSS JOIN LATERAL (SELECT CASE
+		WHEN s.walks THEN round(r.done / greatest(extract(epoch FROM mailchimp_sync.clock() - c.went_at), 1), 1)
+		WHEN s.asks THEN (SELECT round(sum(l.contacts) / 60.0, 1) FROM mailchimp_sync.request l
+			WHERE l.campaign_id = c.campaign_id AND l.outcome = 'answered' AND l.status < 300
+				AND l.started_at > mailchimp_sync.clock() - interval '1 minute') END AS rate) q
 WHERE c.goal IS NOT NULL;
 COMMENT ON VIEW @extschema@.mc_progress IS
-	'work under way: how far it is, contacts per second over the last minute, and how long it will take at that rate';
+	'work under way: how far it is, contacts per second lately, and how long it will take at that rate';
 
 -- what mc_run says
 CREATE FUNCTION mailchimp_sync.progress_lines() RETURNS SETOF text
@@ -58,6 +90,7 @@ AS $$
 	WHERE a.active_since IS NOT NULL
 	UNION ALL
 	SELECT format('campaign %s "%s": %s, %s of %s recipients', p.campaign_id, c.name, p.phase, p.done, p.total)
+		|| CASE WHEN p.rate > 0 THEN format(', %s per second, %s left', p.rate, p.eta) ELSE '' END
 	FROM @extschema@.mc_progress p
 	JOIN mailchimp_sync.campaign c USING (campaign_id)
 	WHERE p.campaign_id IS NOT NULL
