@@ -150,9 +150,9 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	_c		mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 	_sent	record;
 BEGIN
-	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
 	FOR _sent IN SELECT * FROM mailchimp_sync.carried_recipients(_inflight_id) LOOP
 		UPDATE mailchimp_sync.recipient r SET segment_email = NULL, filled = false
 		WHERE r.campaign_id = _campaign_id AND r.source_id = _sent.source_id
@@ -161,7 +161,8 @@ BEGIN
 			AND r.contact_key = ANY (_sent.contact_keys);
 	END LOOP;
 	PERFORM mailchimp_sync.segment_changed(_campaign_id);
-	PERFORM mailchimp_sync.campaign_go(_campaign_id, 'remove');
+	-- somebody may have wanted something of a prepared campaign meanwhile: that goes its way from the start
+	PERFORM mailchimp_sync.campaign_go(_campaign_id, coalesce(_c.step, 'remove'));
 END
 $$;
 

@@ -73,9 +73,18 @@ McTest::poll('p2 to leave the segment', sub {
 	my ($segment) = $crm->segments('Spring');
 	join(' ', @{ $segment->{emails} }) eq 'p1@example.org p20@example.org p21@example.org p3@example.org';
 });
+# to send it while somebody is being taken out begins at the start all the same: with the newest data (R32)
+my $taking = $sim->hold(method => 'POST', path => '/segments/\d+$', when => 'after');
+$sim->hold(method => 'POST', path => '^/lists/[^/]+$', when => 'before');
 $crm->mia("SELECT mc_opt_out_email('p3\@example.org')");
+$sim->wait_held;
+$crm->ada("UPDATE candidate SET first_name = 'Latest' WHERE id = 1");
 $crm->mia("SELECT mc_send_campaign($campaign)");
+$sim->release(hold => $taking);
+wait_detail($campaign, qr/waiting until its contacts are up to date/);
+$sim->release;
 $crm->wait_status($campaign, 'sent');
+is(member('p1@example.org')->{merge_fields}{FNAME}, 'Latest', 'newest data once more (R32)');
 is(mails('Spring'), '1 20 21', 'sent, and neither of them got it (R27)');
 is($crm->recipients($campaign), '1 sent, 2 skipped opted_out, 3 skipped opted_out, 20 sent, 21 sent, 22 skipped invalid_email, '
 	  . '23 skipped refused, 24 skipped duplicate, 25 skipped not_linked', 'everybody has one status');
