@@ -190,7 +190,7 @@ COMMENT ON FUNCTION @extschema@.mc_copy_campaign(bigint) IS
 	'makes a draft with the settings and the selection of a campaign, in whatever state that is; returns its number';
 
 /*
- * Who was selected is decided anew, as if they were added now. Its list may have another audience
+ * Who was selected is decided anew, as if they were added now; whom targets brought they bring again. Its list may have another audience
  * by now; people who were erased, and members that no contact stands behind, nobody can select by a key.
  */
 CREATE FUNCTION mailchimp_sync.mc_copy_campaign(_campaign bigint) RETURNS bigint
@@ -213,9 +213,10 @@ BEGIN
 			MESSAGE = format('campaign %s cannot be copied: its audience was dropped', _campaign),
 			HINT = 'Make one of the same list with mc_create_audience.';
 	END IF;
+	PERFORM mailchimp_sync.copy_targets(_c.campaign_id, _copy.campaign_id);
 	_c.cursor := NULL;
 	LOOP
-		_page := mailchimp_sync.campaign_page(_c, '{pending,skipped,sent,bounced,opened,clicked,unsubscribed}');
+		_page := mailchimp_sync.campaign_page(_c, '{pending,skipped,sent,bounced,opened,clicked,unsubscribed}', true);
 		EXIT WHEN _page.keys IS NULL;
 		PERFORM mailchimp_sync.select_recipients(_copy, _page.source_id, _page.keys);
 		_c.cursor := _page.cursor;
@@ -258,7 +259,7 @@ BEGIN
 			WHEN _verb IN ('cancel', 'delete') THEN 'recall'
 			-- what Mailchimp has scheduled cannot be touched there
 			WHEN _c.status = 'scheduled' AND NOT _c.hold THEN 'unschedule'
-			WHEN c.fixed_at IS NULL THEN 'decide' ELSE 'join' END,
+			WHEN c.fixed_at IS NULL THEN 'target' ELSE 'join' END,
 		begun_at = CASE WHEN _in_doubt THEN c.begun_at END,
 		went_at = mailchimp_sync.clock(), cursor = NULL, attempts = 0, refusals = 0, next_attempt_at = NULL, last_error = NULL
 	WHERE c.campaign_id = _c.campaign_id;

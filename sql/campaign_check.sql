@@ -19,9 +19,10 @@ AS $$
 			format('Give the sender''s address: mc_alter_campaign(%s, ''{"from_email": "..."}'').', _c.campaign_id)),
 		(3, coalesce(_c.from_name, '') = '', 'no from_name is given',
 			format('Give the sender''s name: mc_alter_campaign(%s, ''{"from_name": "..."}'').', _c.campaign_id)),
-		(4, NOT EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id),
-			'it has no recipients', 'Add some with mc_add_recipients.'),
-		(5, EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id)
+		(4, NOT mailchimp_sync.has_target(_c.campaign_id)
+				AND NOT EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id),
+			'it has no recipients', 'Add some with mc_add_recipients, or aim it with mc_target_tags or mc_target_audience.'),
+		(5, NOT mailchimp_sync.has_target(_c.campaign_id) AND EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.recipient r
 				WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending'),
 			'all recipients are skipped', 'mc_campaign_recipient shows the reason of each.'),
@@ -85,6 +86,8 @@ BEGIN
 	SELECT d.ok, d.heading, d.detail FROM mailchimp_sync.sender_check(_c) d
 	UNION ALL
 	SELECT false, 'the last attempt failed', _c.last_error WHERE _c.last_error IS NOT NULL
+	UNION ALL
+	SELECT t.ok, t.heading, t.detail FROM mailchimp_sync.target_check(_c) t
 	UNION ALL
 	SELECT true, format('%s recipients will get it', count(*) FILTER (WHERE r.status = 'pending')),
 		format('%s are skipped; mc_campaign_recipient shows why.', count(*) FILTER (WHERE r.status = 'skipped'))

@@ -109,6 +109,7 @@ CREATE TABLE mailchimp_sync.tag (
 	search_offset	bigint NOT NULL DEFAULT 0,
 	failures		integer NOT NULL DEFAULT 0,	-- of asking
 	next_attempt_at	timestamptz,
+	taken_at		timestamptz,		-- from somebody, the last time
 	PRIMARY KEY (audience_id, tag)
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.tag', '');

@@ -392,6 +392,9 @@ BEGIN
 	-- asked for while its source was being dropped
 	DELETE FROM mailchimp_sync.event e
 	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.source s WHERE s.source_id = e.source_id);
+	-- what a campaign found out of members while it was prepared, that came no further
+	PERFORM mailchimp_sync.forget_resolving(c.campaign_id) FROM mailchimp_sync.campaign c
+	WHERE c.status <> 'preparing' AND EXISTS (SELECT FROM mailchimp_sync.target_hand h WHERE h.campaign_id = c.campaign_id);
 	DELETE FROM mailchimp_sync.request
 	WHERE started_at < mailchimp_sync.clock() - current_setting('mailchimp_sync.log_retention')::interval;
 	GET DIAGNOSTICS _count = ROW_COUNT;

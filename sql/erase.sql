@@ -481,6 +481,13 @@ AS $$
 	WHERE r.campaign_id = b.campaign_id AND r.source_id = b.source_id AND r.contact_key = b.contact_key
 		AND r.status = 'pending' AND mailchimp_sync.campaign_is_unsent(c.status);
 
+	DELETE FROM mailchimp_sync.target_hand h WHERE h.email_hash = _e.email_hash;
+	DELETE FROM mailchimp_sync.recipient_exclusion x USING (
+		SELECT 0 AS source_id, _e.email_hash AS contact_key
+		UNION ALL
+		SELECT u.source_id, u.contact_key FROM unnest(_e.source_ids, _e.contact_keys) AS u(source_id, contact_key)) p
+	WHERE x.source_id = p.source_id AND x.contact_key = p.contact_key COLLATE "C";
+
 	WITH got AS MATERIALIZED (
 		SELECT b.campaign_id, b.source_id, b.contact_key, b.email_hash FROM mailchimp_sync.recipients_behind(_e) b
 		JOIN mailchimp_sync.campaign c USING (campaign_id)

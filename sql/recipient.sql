@@ -20,6 +20,8 @@ CREATE TABLE mailchimp_sync.recipient (
 	segment_email	text,
 	filled			boolean NOT NULL DEFAULT false,	-- Mailchimp said that it is in
 	seen			boolean NOT NULL DEFAULT false,	-- in the segment, when it was last walked
+	-- the resolution of the campaign's targets that brought it; 0: none does any more; null: somebody named it (resolve.sql)
+	resolution		integer,
 	added_at		timestamptz NOT NULL,
 	added_by		text NOT NULL,
 	PRIMARY KEY (campaign_id, source_id, contact_key),
@@ -36,6 +38,17 @@ CREATE INDEX recipient_leaving ON mailchimp_sync.recipient (campaign_id, source_
 CREATE INDEX recipient_coming ON mailchimp_sync.recipient (campaign_id, source_id, contact_key)
 	WHERE status = 'pending' AND NOT filled;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.recipient', '');
+
+-- whom somebody took out, so that no target brings them back
+CREATE TABLE mailchimp_sync.recipient_exclusion (
+	campaign_id		bigint NOT NULL,
+	source_id		integer NOT NULL,
+	contact_key		text COLLATE "C" NOT NULL,
+	excluded_at		timestamptz NOT NULL,
+	excluded_by		text NOT NULL,
+	PRIMARY KEY (campaign_id, source_id, contact_key)
+);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.recipient_exclusion', '');
 
 /*
  * 2. (see opt_out.sql) whoever makes a recipient: nobody from the opt-out group
@@ -136,34 +149,48 @@ AS $$
 DECLARE
 	_looked		mailchimp_sync.evaluated[];
 	_trouble	text;
-	_hashes		text[];
 BEGIN
 	SELECT array_agg(ROW(l.*)::mailchimp_sync.evaluated), min(l.error_message) FILTER (WHERE l.contact_key IS NULL)
 	INTO _looked, _trouble
 	FROM mailchimp_sync.look_at_contacts(_source_id, _keys) l;
-	IF _trouble IS NOT NULL THEN
-		RETURN _trouble;
+	IF _trouble IS NULL THEN
+		PERFORM mailchimp_sync.store_recipients(_c, _source_id, _keys, _looked, _by, NULL);
 	END IF;
+	RETURN _trouble;
+END
+$$;
+
+-- _resolution: of the campaign's targets that brings them; null: somebody named them, or they are recipients already
+CREATE FUNCTION mailchimp_sync.store_recipients(_c mailchimp_sync.campaign, _source_id integer, _keys text[],
+	_looked mailchimp_sync.evaluated[], _by text, _resolution integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_hashes	text[];
+BEGIN
 	WITH decided AS (
 		SELECT * FROM mailchimp_sync.recipient_verdicts(_c, _source_id, _keys, _looked)
 	), stored AS (
 		INSERT INTO mailchimp_sync.recipient AS r (campaign_id, source_id, contact_key, email, email_hash, status,
-			skip_reason, detail, added_at, added_by)
+			skip_reason, detail, resolution, added_at, added_by)
 		SELECT _c.campaign_id, _source_id, d.contact_key, d.email, d.email_hash,
-			CASE WHEN d.skip_reason IS NULL THEN 'pending' ELSE 'skipped' END, d.skip_reason, d.detail,
+			CASE WHEN d.skip_reason IS NULL THEN 'pending' ELSE 'skipped' END, d.skip_reason, d.detail, _resolution,
 			mailchimp_sync.clock(), _by
 		FROM decided d
 		ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET email = excluded.email,
 			email_hash = excluded.email_hash, status = excluded.status, skip_reason = excluded.skip_reason,
-			detail = excluded.detail
-		WHERE r.status IN ('pending', 'skipped')
-			AND (r.email, r.email_hash, r.status, r.skip_reason, r.detail)
+			detail = excluded.detail,
+			resolution = CASE WHEN r.resolution IS NOT NULL THEN coalesce(excluded.resolution, r.resolution) END
+		WHERE r.status IN ('pending', 'skipped') AND coalesce(excluded.resolution, r.resolution, -1) <> 0
+			AND ((r.email, r.email_hash, r.status, r.skip_reason, r.detail)
 				IS DISTINCT FROM (excluded.email, excluded.email_hash, excluded.status, excluded.skip_reason, excluded.detail)
+				OR r.resolution <> excluded.resolution)
 		RETURNING r.email_hash
 	)
 	SELECT array_agg(s.email_hash) INTO _hashes FROM stored s;
 	PERFORM mailchimp_sync.decide_duplicates(_c, _hashes);
-	RETURN NULL;
 END
 $$;
 
@@ -232,7 +259,8 @@ $$;
 
 /*
  * One mail to an address (D13): of the recipients that have it and could get the
- * mail the first gets it, by the order of the audience's sources, then by key.
+ * mail the first gets it, by the order of the audience's sources, then by key; a member
+ * without a contact comes last.
  */
 CREATE FUNCTION mailchimp_sync.decide_duplicates(_c mailchimp_sync.campaign, _hashes text[]) RETURNS void
 LANGUAGE sql VOLATILE
@@ -240,7 +268,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	WITH ranked AS (
 		SELECT r.*, row_number() OVER (PARTITION BY r.email_hash
-			ORDER BY mailchimp_sync.precedence(coalesce(x.position, 0), s.key_type, r.contact_key)) > 1 AS is_later
+			ORDER BY mailchimp_sync.precedence(CASE WHEN r.source_id = 0 THEN 2147483647 ELSE coalesce(x.position, 0) END,
+				s.key_type, r.contact_key)) > 1 AS is_later
 		FROM (SELECT DISTINCT unnest(_hashes) COLLATE "C" AS email_hash) h
 		-- OFFSET: a lookup each, whatever the planner knows of the table
 		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
@@ -311,6 +340,21 @@ AS $$
 	GROUP BY n.page ORDER BY n.page
 $$;
 
+-- whatever was said of these before, or a target said
+CREATE FUNCTION mailchimp_sync.name_recipients(_campaign_id bigint, _source_id integer, _keys text[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.recipient r SET resolution = NULL
+	FROM (SELECT o.contact_key FROM unnest(_keys) AS k(contact_key)
+		-- OFFSET: a lookup each, whatever the planner knows of the table
+		CROSS JOIN LATERAL (SELECT n.contact_key FROM mailchimp_sync.recipient n WHERE n.campaign_id = _campaign_id
+			AND n.source_id = _source_id AND n.contact_key = k.contact_key AND n.resolution IS NOT NULL OFFSET 0) o) b
+	WHERE r.campaign_id = _campaign_id AND r.source_id = _source_id AND r.contact_key = b.contact_key;
+	DELETE FROM mailchimp_sync.recipient_exclusion e
+	WHERE e.campaign_id = _campaign_id AND e.source_id = _source_id AND e.contact_key = ANY (_keys);
+$$;
+
 CREATE FUNCTION @extschema@.mc_add_recipients(campaign bigint, source text, contact_keys anyarray) RETURNS bigint
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
 COMMENT ON FUNCTION @extschema@.mc_add_recipients(bigint, text, anyarray) IS
@@ -333,6 +377,7 @@ DECLARE
 BEGIN
 	FOR _page IN SELECT mailchimp_sync.key_pages(_contact_keys) LOOP
 		_page := mailchimp_sync.normal_keys(_source_id, _page);
+		PERFORM mailchimp_sync.name_recipients(_campaign, _source_id, _page);
 		PERFORM mailchimp_sync.select_recipients(_c, _source_id, _page);
 		_keys := _keys || _page;
 	END LOOP;
@@ -371,31 +416,54 @@ DECLARE
 	_c			mailchimp_sync.campaign := mailchimp_sync.campaign_for(_campaign, 'select');
 	_source_id	integer := mailchimp_sync.source_id(_source);
 	_page		text[];
-	_last		text;
-	_hashes		text[];
-	_gone		bigint;
 	_count		bigint := 0;
 BEGIN
 	FOR _page IN SELECT mailchimp_sync.key_pages(_contact_keys) LOOP
-		_page := mailchimp_sync.normal_keys(_source_id, _page);
-		_page := ARRAY(SELECT k FROM unnest(_page) AS k ORDER BY k COLLATE "C");
-		_last := _page[cardinality(_page)];		-- a range is read by the index in any case
-		IF EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _campaign AND r.source_id = _source_id
-				AND r.contact_key BETWEEN _page[1] AND _last AND r.contact_key = ANY (_page) AND r.segment_email IS NOT NULL) THEN
-			RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-				MESSAGE = format('some of these contacts are in the segment of campaign %s at Mailchimp already', _campaign),
-				HINT = 'Cancel the campaign and make a new one.';
-		END IF;
-		WITH gone AS (
-			DELETE FROM mailchimp_sync.recipient r
-			WHERE r.campaign_id = _campaign AND r.source_id = _source_id
-				AND r.contact_key BETWEEN _page[1] AND _last AND r.contact_key = ANY (_page)
-			RETURNING r.email_hash
-		)
-		SELECT count(*), array_agg(g.email_hash) INTO _gone, _hashes FROM gone g;
-		PERFORM mailchimp_sync.decide_duplicates(_c, _hashes);
-		_count := _count + _gone;
+		_count := _count + mailchimp_sync.remove_recipients(_c, _source_id, mailchimp_sync.normal_keys(_source_id, _page));
 	END LOOP;
+	RETURN _count;
+END
+$$;
+
+/*
+ * A page of contacts. They stay out, whatever the campaign aims at now or later, until somebody names them. Returns how many went; with
+ * a target also those whom it will not bring.
+ */
+CREATE FUNCTION mailchimp_sync.remove_recipients(_c mailchimp_sync.campaign, _source_id integer, _keys text[])
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_has_target	boolean := mailchimp_sync.has_target(_c.campaign_id);
+	_page		text[] := ARRAY(SELECT DISTINCT k COLLATE "C" FROM unnest(_keys) AS k ORDER BY 1);
+	_last		text := _page[cardinality(_page)];		-- a range is read by the index in any case
+	_hashes		text[];
+	_count		bigint;
+BEGIN
+	IF EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id AND r.source_id = _source_id
+			AND r.contact_key BETWEEN _page[1] AND _last AND r.contact_key = ANY (_page) AND r.segment_email IS NOT NULL) THEN
+		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+			MESSAGE = format('some of these contacts are in the segment of campaign %s at Mailchimp already', _c.campaign_id),
+			HINT = 'Cancel the campaign and make a new one.';
+	END IF;
+	WITH gone AS (
+		DELETE FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = _c.campaign_id AND r.source_id = _source_id
+			AND r.contact_key BETWEEN _page[1] AND _last AND r.contact_key = ANY (_page)
+		RETURNING r.contact_key, r.email_hash
+	), kept_out AS (
+		INSERT INTO mailchimp_sync.recipient_exclusion AS e (campaign_id, source_id, contact_key, excluded_at, excluded_by)
+		SELECT _c.campaign_id, _source_id, k, mailchimp_sync.clock(), mailchimp_sync.caller()::text
+		FROM unnest(_page) AS k
+		ON CONFLICT DO NOTHING
+		RETURNING e.contact_key
+	)
+	SELECT count(*), array_agg(u.email_hash) INTO _count, _hashes FROM (
+		SELECT g.email_hash FROM gone g
+		UNION ALL
+		SELECT NULL FROM kept_out k WHERE _has_target AND k.contact_key NOT IN (SELECT g.contact_key FROM gone g)) u;
+	PERFORM mailchimp_sync.decide_duplicates(_c, _hashes);
 	RETURN _count;
 END
 $$;
@@ -431,7 +499,11 @@ DECLARE
 	_given		text;
 BEGIN
 	IF _op = 'DELETE' THEN
-		RETURN CASE WHEN mailchimp_sync.mc_remove_recipients(_campaign, _row ->> 'source', _keys) > 0 THEN '{}'::jsonb END;
+		RETURN CASE WHEN CASE WHEN _row ->> 'source' IS NOT NULL
+				THEN mailchimp_sync.mc_remove_recipients(_campaign, _row ->> 'source', _keys)
+				-- a member without a contact
+				ELSE mailchimp_sync.remove_recipients(mailchimp_sync.campaign_for(_campaign, 'select'), 0, _keys) END > 0
+			THEN '{}'::jsonb END;
 	END IF;
 	SELECT n.key INTO _given FROM jsonb_each_text(_row) n
 	WHERE n.key NOT IN ('campaign_id', 'source', 'contact_key') AND n.value IS NOT NULL LIMIT 1;

@@ -242,7 +242,7 @@ BEGIN
 	ELSE
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, CASE
 			WHEN _c.restored_at IS NOT NULL THEN 'look'
-			WHEN _c.fixed_at IS NULL THEN 'decide'
+			WHEN _c.fixed_at IS NULL THEN 'target'
 			ELSE 'join' END);
 	END IF;
 END

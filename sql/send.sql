@@ -37,6 +37,12 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	VALUES
+		-- whom its targets take (resolve.sql)
+		('target',			true,	'find_tags',		NULL),
+		('find_tags',		false,	'tag_members',		NULL),
+		('tag_members',		false,	'foreign_members',	NULL),
+		('foreign_members',	false,	'resolve',			NULL),
+		('resolve',			true,	'decide',			NULL),
 		-- who gets it, with the newest data
 		('decide',			true,	'join',				NULL),
 		('join',			true,	'fold',				NULL),
@@ -74,7 +80,7 @@ AS $$
 		('gone',			true,	NULL,				NULL),
 		-- after a restore: find_segment, find_campaign, look, and from there on
 		('trace',			true,	'find_segment',		NULL),
-		('renew',			false,	'decide',			NULL),
+		('renew',			false,	'target',			NULL),
 		('sent_to',			false,	NULL,				NULL)
 $$;
 

@@ -481,6 +481,8 @@ BEGIN
 	ELSIF _status = 404 AND _step = 'renew' THEN
 		UPDATE mailchimp_sync.campaign SET segment_id = NULL WHERE campaign_id = _campaign_id;
 		PERFORM mailchimp_sync.campaign_taken_over(_campaign_id);
+	ELSIF _status = 404 AND _step = 'tag_members' THEN
+		PERFORM mailchimp_sync.segment_walked(_campaign_id);
 	ELSIF _status = 404 AND _step IN ('fill', 'remove', 'walk') THEN
 		UPDATE mailchimp_sync.recipient SET segment_email = NULL, filled = false
 		WHERE campaign_id = _campaign_id AND segment_email IS NOT NULL;

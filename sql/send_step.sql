@@ -61,9 +61,9 @@ $$;
 
 /* ---- the steps ---- */
 
--- the next page of recipients of one source after the cursor; keys null: there are no more
-CREATE FUNCTION mailchimp_sync.campaign_page(_c mailchimp_sync.campaign, _statuses text[], OUT source_id integer,
-	OUT keys text[], OUT cursor text)
+-- the next page of recipients of one source after the cursor, without those that targets brought if need be; keys null: there are no more
+CREATE FUNCTION mailchimp_sync.campaign_page(_c mailchimp_sync.campaign, _statuses text[],
+	_named_only boolean DEFAULT false, OUT source_id integer, OUT keys text[], OUT cursor text)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_seqscan = off		-- in the order of the primary key and no further than the page, whatever the planner thinks
@@ -76,18 +76,20 @@ DECLARE
 BEGIN
 	SELECT r.source_id INTO campaign_page.source_id FROM mailchimp_sync.recipient r
 	WHERE r.campaign_id = _c.campaign_id AND r.status = ANY (_statuses) AND r.source_id > 0
+		AND (r.resolution IS NULL OR NOT _named_only)
 		AND (r.source_id, r.contact_key) > (_after_source, coalesce(_after_key, '') COLLATE "C")
 	ORDER BY r.source_id, r.contact_key LIMIT 1;
 	SELECT array_agg(p.contact_key ORDER BY p.contact_key COLLATE "C") INTO campaign_page.keys FROM (
 		SELECT r.contact_key FROM mailchimp_sync.recipient r
 		WHERE r.campaign_id = _c.campaign_id AND r.status = ANY (_statuses) AND r.source_id = campaign_page.source_id
+			AND (r.resolution IS NULL OR NOT _named_only)
 			AND (r.source_id, r.contact_key) > (_after_source, coalesce(_after_key, '') COLLATE "C")
 		ORDER BY r.contact_key LIMIT 1000) p;
 	campaign_page.cursor := campaign_page.source_id || ':' || campaign_page.keys[cardinality(campaign_page.keys)];
 END
 $$;
 
--- what everybody's row says now
+-- what everybody's row says now; whom targets have just brought is decided
 CREATE FUNCTION mailchimp_sync.step_decide(_c mailchimp_sync.campaign) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -96,7 +98,8 @@ DECLARE
 	_page		record;
 	_trouble	text;
 BEGIN
-	_page := mailchimp_sync.campaign_page(_c, '{pending,skipped}');
+	_page := mailchimp_sync.campaign_page(_c, '{pending,skipped}', EXISTS (SELECT FROM mailchimp_sync.resolution r
+		WHERE r.campaign_id = _c.campaign_id AND NOT r.fixed));
 	IF _page.keys IS NULL THEN
 		RETURN true;
 	END IF;
@@ -133,7 +136,7 @@ AS $$
 		put_by = excluded.put_by, put_at = excluded.put_at
 $$;
 
--- who is to be mailed and is not in the audience is put in by hand
+-- who was named to be mailed and is not in the audience is put in by hand; a target takes who is in it, and nobody whom the guard holds
 CREATE FUNCTION mailchimp_sync.step_join(_c mailchimp_sync.campaign) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -144,7 +147,7 @@ BEGIN
 	IF _c.cursor IS NULL THEN
 		UPDATE mailchimp_sync.campaign SET count_since = mailchimp_sync.clock() WHERE campaign_id = _c.campaign_id;
 	END IF;
-	_page := mailchimp_sync.campaign_page(_c, '{pending}');
+	_page := mailchimp_sync.campaign_page(_c, '{pending}', true);
 	IF _page.keys IS NULL THEN
 		RETURN true;
 	END IF;
@@ -210,6 +213,7 @@ SET enable_nestloop = on
 AS $$
 	SELECT r.source_id, r.contact_key, v.skip_reason,
 		CASE WHEN v.skip_reason = 'not_member' AND c.state IS NULL THEN 'is not a member of the audience'
+			WHEN v.skip_reason = 'not_member' AND r.resolution IS NOT NULL AND g.kind IS NOT NULL THEN 'is held by the mass-change guard'
 			WHEN v.skip_reason = 'unsubscribed' THEN coalesce(c.detail, CASE m.status
 				WHEN 'pending' THEN 'has not confirmed yet' ELSE format('%s at Mailchimp', m.status) END)
 			WHEN v.skip_reason IN ('refused', 'duplicate', 'not_member', 'not_linked', 'not_allowed', 'no_email',
@@ -227,6 +231,7 @@ AS $$
 		WHERE o.audience_id = _c.audience_id AND o.email_hash = c.email_hash OFFSET 0) m ON true
 	LEFT JOIN LATERAL (SELECT o.inside FROM mailchimp_sync.hand o WHERE o.audience_id = _c.audience_id
 		AND o.source_id = _source_id AND o.contact_key = r.contact_key OFFSET 0) h ON true
+	LEFT JOIN mailchimp_sync.guard_stop g ON g.audience_id = _c.audience_id AND g.kind = 'subscribe' AND c.queue = g.kind
 	-- a tag too many is no reason not to mail somebody
 	CROSS JOIN LATERAL (SELECT coalesce(c.action = 'tag' OR (c.state = 'refused' AND c.sent_hash = c.desired_hash),
 		false) AS is_up_to_date) t
@@ -236,7 +241,8 @@ AS $$
 			WHEN c.email_hash IS NULL THEN 'invalid_email' ELSE 'refused' END
 		WHEN c.state = 'conflict' THEN 'duplicate'
 		WHEN c.state IS NULL OR c.state = 'outside' OR c.action = 'leave'
-			OR (c.state = 'inactive' AND h.inside IS FALSE) THEN 'not_member'
+			OR (c.state = 'inactive' AND h.inside IS FALSE)
+			OR (r.resolution IS NOT NULL AND g.kind IS NOT NULL) THEN 'not_member'
 		WHEN c.state = 'inactive' THEN 'unsubscribed'
 		WHEN m.status = 'pending' THEN 'unsubscribed'
 		ELSE mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
@@ -274,6 +280,7 @@ AS $$
 DECLARE
 	_page	record;
 BEGIN
+	PERFORM mailchimp_sync.settle_foreign(_c);
 	_c.cursor := NULL;
 	LOOP
 		_page := mailchimp_sync.campaign_page(_c, '{pending}');
@@ -447,11 +454,15 @@ BEGIN
 		RETURN false;
 	END IF;
 	PERFORM mailchimp_sync.segment_changed(_c.campaign_id);
-	RETURN NOT mailchimp_sync.campaign_is_empty(_c);
+	IF mailchimp_sync.campaign_is_empty(_c) THEN
+		RETURN false;
+	END IF;
+	UPDATE mailchimp_sync.resolution SET fixed = true WHERE campaign_id = _c.campaign_id;
+	RETURN true;
 END
 $$;
 
--- fails a campaign that nobody would get
+-- fails a campaign that nobody would get; who gets it is decided anew then
 CREATE FUNCTION mailchimp_sync.campaign_is_empty(_c mailchimp_sync.campaign) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -464,6 +475,7 @@ BEGIN
 			format('%s %s', n.count, n.skip_reason), ', ' ORDER BY n.skip_reason)
 		FROM (SELECT r.skip_reason, count(*) AS count FROM mailchimp_sync.recipient r
 			WHERE r.campaign_id = _c.campaign_id GROUP BY 1) n));
+	PERFORM mailchimp_sync.target_changed(_c.campaign_id);
 	RETURN true;
 END
 $$;

@@ -206,6 +206,7 @@ AS $$
 	UPDATE mailchimp_sync.member m SET sent_tags = array_remove(m.sent_tags, _tag),
 		shown_tags = array_remove(m.shown_tags, _tag)
 	WHERE m.audience_id = _audience_id AND m.email_hash = ANY (_hashes);
+	UPDATE mailchimp_sync.tag t SET taken_at = mailchimp_sync.clock() WHERE t.audience_id = _audience_id AND t.tag = _tag;
 
 	WITH lost AS (
 		UPDATE mailchimp_sync.contact c SET stale_tags = nullif(array_remove(c.stale_tags, _tag), '{}'),

@@ -158,6 +158,32 @@ sent_to_answered(const Answer *a)
 }
 
 static void
+find_tags_answered(const Answer *a)
+{
+	const cJSON *tags = mc_json_needed_array(a->json, "tags");
+
+	MC_SQL("SELECT mailchimp_sync.find_tags_done($1, $2, $3)", a->campaign,
+		   mc_json_column(tags, "id"), mc_json_column(tags, "name"));
+}
+
+static void
+tagged_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.tag_members_done($1, $2, $3)", a->campaign, a->started_at,
+		   mc_json_column(mc_json_needed_array(a->json, "members"), "id"));
+}
+
+static void
+foreign_answered(const Answer *a)
+{
+	const cJSON *members = mc_json_needed_array(a->json, "members");
+
+	MC_SQL("SELECT mailchimp_sync.foreign_members_done($1, $2, $3, $4, $5)", a->campaign,
+		   a->started_at, mc_json_column(members, "id"), mc_json_column(members, "email_address"),
+		   mc_json_column(members, "contact_id"));
+}
+
+static void
 drop_answered(const Answer *a)
 {
 	MC_SQL("SELECT mailchimp_sync.drop_done($1, $2)", a->campaign, a->step);
@@ -179,7 +205,8 @@ static const struct
 	{"recall", look_answered},		   {"drop_campaign", drop_answered},
 	{"schedule", schedule_answered},   {"unschedule", unschedule_answered},
 	{"drop_segment", drop_answered},   {"renew", renew_answered},
-	{"sent_to", sent_to_answered},
+	{"sent_to", sent_to_answered},	   {"find_tags", find_tags_answered},
+	{"tag_members", tagged_answered},  {"foreign_members", foreign_answered},
 };
 
 static Answer

@@ -20,7 +20,8 @@ $one->ann(q{SELECT mc_add_source('person', 'crm.person', 'id', 'email', '{"FNAME
 $one->sync;
 $one->wait_in_step;
 $node->role('rita', level => 'reader', db => 'one');
-$one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_campaign('News', 'people')");
+$one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_campaign('News', 'people'); SELECT mc_target_audience(1);
+	SELECT mc_remove_recipients(1, 'person', '{2}')");
 $one->wait_until("SELECT count(*) = 1 FROM mc_contact_state WHERE state = 'opted_out'");
 
 # Triggers that replication fires, on a partitioned table too
@@ -67,6 +68,7 @@ like($contents, qr/^mailchimp_sync\.contact\|3\|/m, 'there is something to compa
 like($contents, qr/^mailchimp_sync\.opt_out\|1\|/m, 'also of the opt-out group');
 like($contents, qr/^mailchimp_sync\.campaign\|1\|/m, 'and a campaign');
 like($contents, qr/^mailchimp_sync\.tag\|1\|/m, 'and a tag');
+like($contents, qr/^mailchimp_sync\.recipient_exclusion\|1\|.*^mailchimp_sync\.target\|1\|/ms, 'and what the campaign aims at, and at whom not');
 
 # Identity columns whose sequences a dump does not take along would give the same number twice.
 is($one->super("SELECT string_agg(d.refobjid::regclass::text, ' ' ORDER BY 1)
