@@ -60,6 +60,7 @@ CREATE TABLE mailchimp_sync.campaign (
 	archive_url		text,
 	sent_at			timestamptz,
 	emails_sent		integer,
+	tidy_at			timestamptz,		-- when its segment is removed at Mailchimp, after it was sent
 	-- polling
 	last_polled_at	timestamptz,
 	next_poll_at	timestamptz,
@@ -69,6 +70,7 @@ CREATE TABLE mailchimp_sync.campaign (
 CREATE INDEX campaign_due ON mailchimp_sync.campaign (next_attempt_at) WHERE goal IS NOT NULL;
 -- these are looked at all the time: somebody may opt out, or its hour may come
 CREATE INDEX campaign_waiting ON mailchimp_sync.campaign (status) WHERE goal IS NULL AND status IN ('prepared', 'scheduled');
+CREATE INDEX campaign_tidy ON mailchimp_sync.campaign (connection, tidy_at) WHERE tidy_at IS NOT NULL AND segment_id IS NOT NULL;
 CREATE INDEX campaign_poll_due ON mailchimp_sync.campaign (next_poll_at) WHERE next_poll_at IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.campaign', '');
 SELECT pg_catalog.pg_extension_config_dump(

@@ -209,6 +209,9 @@ BEGIN
 		UNION ALL
 		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.scheduled_for, o.next_attempt_at), 'release'
 		FROM mailchimp_sync.campaign o WHERE o.status = 'scheduled' AND o.goal IS NULL AND o.hold
+		UNION ALL
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.tidy_at, o.next_attempt_at), 'drop_segment'
+		FROM mailchimp_sync.usable_connection n CROSS JOIN LATERAL mailchimp_sync.campaign_to_tidy(n.connection) o
 	) c USING (connection)
 	JOIN mailchimp_sync.campaign_steps() s ON s.step = c.step AND s.is_local = _is_local
 	WHERE (_connection IS NULL OR c.connection = _connection)
@@ -361,6 +364,8 @@ BEGIN
 			WHEN _outcome IN ('refused', 'answered') THEN '-infinity'
 			ELSE c.begun_at END,
 		status = coalesce(CASE WHEN _unsent THEN mailchimp_sync.campaign_leads_to('stay', c.status) END, c.status),
+		-- others get their turn meanwhile
+		tidy_at = CASE WHEN c.tidy_at < _wait THEN _wait ELSE c.tidy_at END,
 		step = CASE WHEN _unsent THEN 'recheck' ELSE c.step END
 	WHERE c.campaign_id = _id;
 	PERFORM mailchimp_sync.note_campaign_failure(_id, _title, _detail, _wait);

@@ -319,7 +319,7 @@ BEGIN
 	UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('end', _c.status),
 		goal = CASE WHEN NOT _is_known THEN 'send' END, emails_sent = _shown.emails_sent,
 		sent_at = coalesce(_shown.send_time, mailchimp_sync.clock()), told_for = NULL,
-		next_poll_at = mailchimp_sync.clock()
+		next_poll_at = mailchimp_sync.clock(), tidy_at = mailchimp_sync.clock() + mailchimp_sync.tidy_after()
 	WHERE campaign_id = _c.campaign_id;
 	PERFORM mailchimp_sync.campaign_go(_c.campaign_id, CASE WHEN NOT _is_known THEN 'sent_to' END);
 END
@@ -449,9 +449,13 @@ CREATE FUNCTION mailchimp_sync.drop_done(_campaign_id bigint, _step text) RETURN
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 BEGIN
-	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
-	IF _step = 'drop_segment' THEN
+	IF mailchimp_sync.is_tidying(_c, _step) THEN
+		PERFORM mailchimp_sync.tidy_done(_c);
+		RETURN;
+	ELSIF _step = 'drop_segment' THEN
 		UPDATE mailchimp_sync.campaign SET segment_id = NULL WHERE campaign_id = _campaign_id;
 		UPDATE mailchimp_sync.recipient SET segment_email = NULL, filled = false
 		WHERE campaign_id = _campaign_id AND segment_email IS NOT NULL;
@@ -476,6 +480,8 @@ DECLARE
 BEGIN
 	IF _status = 404 AND _step IN ('recall', 'drop_campaign', 'drop_segment') THEN
 		PERFORM mailchimp_sync.drop_done(_campaign_id, _step);
+	ELSIF mailchimp_sync.is_tidying(_c, _step) THEN
+		PERFORM mailchimp_sync.tidy_refused(_c, _title, _detail);
 	ELSIF _status = 404 AND _step IN ('look', 'unschedule') AND _c.goal IN ('cancel', 'delete') THEN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'recall');
 	ELSIF _status = 404 AND _step = 'renew' THEN

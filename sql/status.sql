@@ -11,7 +11,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT CASE
 			WHEN _step IN ('target', 'find_tags', 'tag_members', 'foreign_members', 'resolve') THEN 'aiming'
-			WHEN _step = 'decide' THEN 'choosing'
+			WHEN _step IN ('target', 'find_tags', 'tag_members', 'foreign_members', 'resolve', 'decide') THEN 'choosing'
 			WHEN _step = 'join' THEN 'joining'
 			WHEN _step IN ('fold', 'refold', 'recheck') THEN 'refreshing'
 			WHEN _step = 'settle' THEN 'waiting for contacts'
