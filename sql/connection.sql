@@ -56,6 +56,7 @@ CREATE TABLE mailchimp_sync.merge_field (
 	name			text NOT NULL,
 	type			text NOT NULL,
 	required		boolean NOT NULL DEFAULT false,
+	default_value	text,					-- what mails show of who has no value
 	fetched_at		timestamptz NOT NULL,
 	changed_at		timestamptz NOT NULL,	-- it was new, or another one, when it was fetched then
 	PRIMARY KEY (connection, list_id, tag)
@@ -342,17 +343,19 @@ $$;
 
 -- fields as a reply shows them; where they are all that the list has, the others are gone
 CREATE FUNCTION mailchimp_sync.store_merge_fields(_connection text, _list_id text, _tags text[], _merge_ids text[],
-	_names text[], _types text[], _required text[], _all boolean) RETURNS void
+	_names text[], _types text[], _required text[], _defaults text[], _all boolean) RETURNS void
 	LANGUAGE sql SET search_path = pg_catalog, pg_temp AS $$
 	DELETE FROM mailchimp_sync.merge_field f
 	WHERE _all AND f.connection = _connection AND f.list_id = _list_id AND f.tag <> ALL (_tags);
-	INSERT INTO mailchimp_sync.merge_field AS f (connection, list_id, tag, merge_id, name, type, required, fetched_at, changed_at)
+	INSERT INTO mailchimp_sync.merge_field AS f (connection, list_id, tag, merge_id, name, type, required, default_value,
+		fetched_at, changed_at)
 	SELECT DISTINCT ON (u.tag) _connection, _list_id, u.tag, u.merge_id::integer, coalesce(u.name, u.tag), u.type,
-		coalesce(u.required::boolean, false), mailchimp_sync.clock(), mailchimp_sync.clock()
-	FROM unnest(_tags, _merge_ids, _names, _types, _required) AS u(tag, merge_id, name, type, required)
+		coalesce(u.required::boolean, false), nullif(u.default_value, ''), mailchimp_sync.clock(), mailchimp_sync.clock()
+	FROM unnest(_tags, _merge_ids, _names, _types, _required, _defaults) AS u(tag, merge_id, name, type, required, default_value)
 	WHERE u.tag IS NOT NULL
 	ON CONFLICT (connection, list_id, tag) DO UPDATE SET merge_id = excluded.merge_id, name = excluded.name,
-		type = excluded.type, required = excluded.required, fetched_at = excluded.fetched_at,
+		type = excluded.type, required = excluded.required, default_value = excluded.default_value,
+		fetched_at = excluded.fetched_at,
 		changed_at = CASE WHEN (f.merge_id, f.type) = (excluded.merge_id, excluded.type) THEN f.changed_at
 			ELSE excluded.changed_at END;
 $$;

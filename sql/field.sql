@@ -105,12 +105,13 @@ $$;
 
 -- fields as a reply shows them; a page that is the whole list also says what is gone
 CREATE FUNCTION mailchimp_sync.fields_seen(_audience_id integer, _tags text[], _merge_ids text[], _names text[],
-	_types text[], _required text[], _all boolean)
+	_types text[], _required text[], _defaults text[], _all boolean)
 RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT mailchimp_sync.store_merge_fields(a.connection, a.list_id, _tags, _merge_ids, _names, _types, _required, _all)
+	SELECT mailchimp_sync.store_merge_fields(a.connection, a.list_id, _tags, _merge_ids, _names, _types, _required,
+		_defaults, _all)
 	FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id;
 
 	UPDATE mailchimp_sync.audience SET failures = 0, detail = NULL, next_attempt_at = NULL,

@@ -24,3 +24,8 @@ BEGIN
 	END IF;
 END
 $$;
+
+CREATE FUNCTION mailchimp_sync.nearest_names(_name text, _candidates text[]) RETURNS text
+	LANGUAGE c IMMUTABLE STRICT PARALLEL SAFE AS 'MODULE_PATHNAME', 'mc_nearest_names';
+COMMENT ON FUNCTION mailchimp_sync.nearest_names(text, text[]) IS
+	'what raise_unknown says in its hint; null: no candidate is near';

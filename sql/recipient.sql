@@ -313,6 +313,17 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION mailchimp_sync.raise_unreadable(_source_id integer, _trouble text) RETURNS void
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
+		MESSAGE = format('source "%s" cannot be read: %s', (SELECT s.source FROM mailchimp_sync.source s
+			WHERE s.source_id = _source_id), _trouble);
+END
+$$;
+
 -- a page of a selection that somebody makes; what its expressions return is held in memory
 CREATE FUNCTION mailchimp_sync.select_recipients(_c mailchimp_sync.campaign, _source_id integer, _keys text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -322,9 +333,7 @@ DECLARE
 	_trouble	text := mailchimp_sync.decide_recipients(_c, _source_id, _keys, mailchimp_sync.caller()::text);
 BEGIN
 	IF _trouble IS NOT NULL THEN
-		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
-			MESSAGE = format('source "%s" cannot be read: %s', (SELECT s.source FROM mailchimp_sync.source s
-				WHERE s.source_id = _source_id), _trouble);
+		PERFORM mailchimp_sync.raise_unreadable(_source_id, _trouble);
 	END IF;
 END
 $$;

@@ -32,11 +32,11 @@ AS $$
 $$;
 
 CREATE FUNCTION mailchimp_sync.store_list_fields(_connection text, _list_id text, _tags text[], _merge_ids text[],
-	_names text[], _types text[], _required text[]) RETURNS void
+	_names text[], _types text[], _required text[], _defaults text[]) RETURNS void
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT mailchimp_sync.store_merge_fields(_connection, _list_id, _tags, _merge_ids, _names, _types, _required, false);
+	SELECT mailchimp_sync.store_merge_fields(_connection, _list_id, _tags, _merge_ids, _names, _types, _required, _defaults, false);
 	-- the engine tries again whom a field stood against (field.sql)
 	UPDATE mailchimp_sync.audience a SET fields_asked_at = mailchimp_sync.clock()
 	WHERE a.connection = _connection AND a.list_id = _list_id

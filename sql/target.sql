@@ -102,22 +102,6 @@ AS $$
 		ORDER BY 1)
 $$;
 
--- what raise_unknown says in its hint; null: nothing is near
-CREATE FUNCTION mailchimp_sync.nearest_names(_name text, _candidates text[]) RETURNS text
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	_hint	text;
-BEGIN
-	PERFORM mailchimp_sync.raise_unknown('name', _name, _candidates);
-	RETURN NULL;
-EXCEPTION WHEN undefined_object THEN
-	GET STACKED DIAGNOSTICS _hint = PG_EXCEPTION_HINT;
-	RETURN nullif(_hint, '');
-END
-$$;
-
 -- no error: only Mailchimp can tell, and is asked when the recipients are fixed
 CREATE FUNCTION mailchimp_sync.notice_unknown_tags(_audience_id integer, _tags text[]) RETURNS void
 LANGUAGE plpgsql

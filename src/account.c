@@ -66,10 +66,11 @@ store_domains(const char *connection, const char *list_id, const cJSON *rows)
 static void
 store_fields(const char *connection, const char *list_id, const cJSON *rows)
 {
-	MC_SQL("SELECT mailchimp_sync.store_list_fields($1, $2, $3, $4, $5, $6, $7)",
+	MC_SQL("SELECT mailchimp_sync.store_list_fields($1, $2, $3, $4, $5, $6, $7, $8)",
 		   mc_arg_text(connection), mc_arg_text(list_id), mc_json_column(rows, "tag"),
 		   mc_json_column(rows, "merge_id"), mc_json_column(rows, "name"),
-		   mc_json_column(rows, "type"), mc_json_column(rows, "required"));
+		   mc_json_column(rows, "type"), mc_json_column(rows, "required"),
+		   mc_json_column(rows, "default_value"));
 }
 
 /* In the order of McAccountPart. */
@@ -96,7 +97,7 @@ static const struct
 	{"domains", "sending domains", "/verified-domains", "domains", "domain", false, store_domains},
 	{"fields", "merge fields",
 	 "/merge-fields?fields=merge_fields.merge_id,merge_fields.tag,merge_fields.name,"
-	 "merge_fields.type,merge_fields.required",
+	 "merge_fields.type,merge_fields.required,merge_fields.default_value",
 	 "merge_fields", "tag", true, store_fields},
 };
 

@@ -16,11 +16,12 @@
 static void
 store_fields(McUnit *unit, const cJSON *fields, bool all)
 {
-	MC_SQL("SELECT mailchimp_sync.fields_seen(f.audience_id, $2, $3, $4, $5, $6, $7) "
+	MC_SQL("SELECT mailchimp_sync.fields_seen(f.audience_id, $2, $3, $4, $5, $6, $7, $8) "
 		   "FROM mailchimp_sync.inflight f WHERE f.inflight_id = $1",
 		   mc_arg_int8(unit->inflight_id), mc_json_column(fields, "tag"),
 		   mc_json_column(fields, "merge_id"), mc_json_column(fields, "name"),
-		   mc_json_column(fields, "type"), mc_json_column(fields, "required"), mc_arg_bool(all));
+		   mc_json_column(fields, "type"), mc_json_column(fields, "required"),
+		   mc_json_column(fields, "default_value"), mc_arg_bool(all));
 }
 
 static void

@@ -95,6 +95,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_remove_recipients", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_target_tags", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_target_audience", MC_MARKETER, MC_CAMPAIGN, 1},
+	{"mc_preview_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_check_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_prepare_campaign", MC_MARKETER, MC_CAMPAIGN, 1},
 	{"mc_send_campaign", MC_MARKETER, MC_CAMPAIGN, 1},

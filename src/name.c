@@ -24,6 +24,7 @@
 #define MAX_COMPARED 255
 
 PG_FUNCTION_INFO_V1(mc_raise_unknown);
+PG_FUNCTION_INFO_V1(mc_nearest_names);
 
 typedef struct Candidate
 {
@@ -96,6 +97,28 @@ nearest(const char *name, ArrayType *names, Candidate **result)
 	return Min(found, SHOWN);
 }
 
+/* The hint for a name that does not exist, NULL if no other is near. */
+static char *
+nearest_hint(const char *name, ArrayType *names)
+{
+	Candidate *candidates;
+	int n = nearest(name, names, &candidates);
+	StringInfoData hint;
+
+	if (n == 0)
+		return NULL;
+	initStringInfo(&hint);
+	appendStringInfoString(&hint, "Perhaps you meant ");
+	for (int i = 0; i < n; i++)
+		appendStringInfo(&hint, "%s\"%s\"",
+						 i == 0		  ? ""
+						 : i == n - 1 ? " or "
+									  : ", ",
+						 candidates[i].name);
+	appendStringInfoChar(&hint, '.');
+	return hint.data;
+}
+
 /*
  * raise_unknown(_kind text, _name text, _candidates text[]): the caller has made
  * sure that the candidates may be shown.
@@ -105,25 +128,26 @@ mc_raise_unknown(PG_FUNCTION_ARGS)
 {
 	char *kind = text_to_cstring(PG_GETARG_TEXT_PP(0));
 	char *name = PG_ARGISNULL(1) ? NULL : text_to_cstring(PG_GETARG_TEXT_PP(1));
-	Candidate *candidates = NULL;
-	int n = 0;
-	StringInfoData list;
+	char *hint = NULL;
 
 	if (name == NULL)
 		ereport(ERROR,
 				(errcode(ERRCODE_NULL_VALUE_NOT_ALLOWED), errmsg("%s must not be null", kind)));
-
-	initStringInfo(&list);
 	if (!PG_ARGISNULL(2))
-		n = nearest(name, PG_GETARG_ARRAYTYPE_P(2), &candidates);
-	for (int i = 0; i < n; i++)
-		appendStringInfo(&list, "%s\"%s\"",
-						 i == 0		  ? ""
-						 : i == n - 1 ? " or "
-									  : ", ",
-						 candidates[i].name);
+		hint = nearest_hint(name, PG_GETARG_ARRAYTYPE_P(2));
 	ereport(ERROR,
 			(errcode(ERRCODE_UNDEFINED_OBJECT), errmsg("%s \"%s\" does not exist", kind, name),
-			 n > 0 ? errhint("Perhaps you meant %s.", list.data) : 0));
+			 hint != NULL ? errhint("%s", hint) : 0));
 	PG_RETURN_VOID();
+}
+
+/* nearest_names(_name text, _candidates text[]): what raise_unknown says in its hint */
+Datum
+mc_nearest_names(PG_FUNCTION_ARGS)
+{
+	char *hint = nearest_hint(text_to_cstring(PG_GETARG_TEXT_PP(0)), PG_GETARG_ARRAYTYPE_P(1));
+
+	if (hint == NULL)
+		PG_RETURN_NULL();
+	PG_RETURN_TEXT_P(cstring_to_text(hint));
 }

@@ -1,4 +1,4 @@
--- Copies of campaigns, as far as no request is needed. Copies of campaigns that were sent are in test/t/067_campaign_check.pl.
+-- Copies, previews and checks of campaigns, as far as no request is needed. The rest is in test/t/037_campaign_check.pl.
 \set SHOW_CONTEXT never
 SET client_min_messages = warning;
 DROP EXTENSION IF EXISTS mailchimp_sync CASCADE;
@@ -13,6 +13,9 @@ END $$;
 INSERT INTO mailchimp_sync.list (connection, list_id, name, fetched_at) VALUES ('mc_main', 'l1', 'Customers', now());
 INSERT INTO mailchimp_sync.template (connection, template_id, name, active, fetched_at) VALUES
 	('mc_main', 11, 'Newsletter', true, now()), ('mc_main', 12, 'Invitation', true, now());
+INSERT INTO mailchimp_sync.merge_field (connection, list_id, tag, merge_id, name, type, default_value, fetched_at, changed_at) VALUES
+	('mc_main', 'l1', 'FNAME', 1, 'First Name', 'text', 'friend', now(), now()), ('mc_main', 'l1', 'LNAME', 2, 'Last Name', 'text', NULL, now(), now()),
+	('mc_main', 'l1', 'ADDRESS', 3, 'Address', 'address', NULL, now(), now()), ('mc_main', 'l1', 'SCORE', 5, 'Score', 'number', NULL, now(), now());
 INSERT INTO mailchimp_sync.domain (connection, domain, verified, authenticated, fetched_at) VALUES
 	('mc_main', 'example.org', true, true, now());
 CREATE TABLE candidate (id int PRIMARY KEY, email text, first_name text, score numeric, linked boolean DEFAULT true);
@@ -62,6 +65,55 @@ SELECT mc_copy_campaign(:a), mc_copy_campaign(:b);
 SELECT status, recipients, skipped FROM mc_campaign WHERE campaign_id > :d;
 SELECT mc_copy_campaign(99);	-- fails
 SELECT mc_copy_campaign(NULL);	-- fails
+-- ---- a contact's view of subject and sender's name (R24, R33, R109): what the mapping gives now, the field's default where that
+-- is empty; what a value brings in is no tag; all other tags stay, and those that Mailchimp will not know are named
+SELECT mc_create_campaign('Hello *|FNAME|* *|LNAME|*(*|MERGE1|*, *|MERGE0|*)', 'customers', 'Newsletter', '*|SCORE|* of *|DATE:Y|*', 'mia@example.org') AS p \gset
+SELECT mc_add_recipients(:p, 'candidate', '{1,3,6}');
+RESET ROLE;
+UPDATE candidate SET first_name = 'Newest *|EMAIL|* \1 & $1' WHERE id = 1;
+UPDATE candidate SET first_name = '' WHERE id = 6;
+UPDATE candidate SET email = 'P1@example.org ' WHERE id = 7;
+INSERT INTO candidate VALUES (20, 'p20@example.org', 'Zero', 0);
+SET ROLE regress_mc_mia;
+SELECT * FROM mc_preview_campaign(:p, 'candidate', 1);
+SELECT * FROM mc_preview_campaign(:p, 'candidate', ' 6');
+-- would it get the mail? as it is now, whether it was selected or not
+SELECT contact_key, subject, status, skip_reason, v.detail FROM unnest(ARRAY[1, 3, 4, 7, 20, 99]) AS contact_key,
+	mc_preview_campaign(:p, 'candidate', contact_key) v;
+SELECT mc_add_recipients(:p, 'candidate', '{7}');
+SELECT status, skip_reason, detail FROM mc_preview_campaign(:p, 'candidate', 7);
+SELECT count(*) FROM mc_preview_campaign(:p, 'candidate', NULL::int);
+SELECT mc_alter_campaign(:p, '{"subject": "*|FNAM|* *|ADDRESS|* *|IF:LNAME|*x*|END:IF|* *|LNAME|*|* *|UNSUB|* *||* *|FNAM|* *|OWNER|*", "from_name": "*|FNAM|*"}');
+SELECT subject, from_name, not_rendered, unknown_tags FROM mc_preview_campaign(:p, 'candidate', 1);
+SELECT mc_preview_campaign(99, 'candidate', 1);	-- fails
+SELECT mc_preview_campaign(:p, 'candidat', 1);	-- fails
+SELECT mc_preview_campaign(:p, 'candidate', 'x');	-- fails
+
+-- ---- everything that bears upon a campaign, with what to do (R34, R35, R109)
+SELECT * FROM mc_check_campaign(:p);
+SELECT mc_create_campaign('Empty', 'customers') AS q \gset
+SELECT * FROM mc_check_campaign(:q);
+SELECT * FROM mc_check_campaign(:a);	-- canceled
+SELECT * FROM mc_check_campaign(:b);	-- deleted
+-- what stands in the way
+SET ROLE regress_mc_ada;
+SELECT mc_pause('mc_main', 'customers');
+SELECT mc_alter_connection('mc_main', '{"only_addresses": ["p1@example.org"]}');
+SET ROLE regress_mc_mia;
+SELECT * FROM mc_check_campaign(:q) WHERE heading ~ 'paused|connection';
+SET ROLE regress_mc_ada;
+SELECT mc_pause('mc_main');
+SELECT mc_resume(audience => 'customers'), mc_alter_connection('mc_main', '{"only_addresses": null}');
+SET ROLE regress_mc_mia;
+SELECT * FROM mc_check_campaign(:q) WHERE heading ~ 'paused|connection';
+RESET ROLE;
+SET mailchimp_sync.send = off;
+SET ROLE regress_mc_mia;
+SELECT * FROM mc_check_campaign(:q) WHERE heading ~ 'Mailchimp';
+RESET ROLE;
+RESET mailchimp_sync.send;
+
+-- ---- copies where something is missing
 -- a source that is gone: its contacts are skipped; one that cannot be read is an error
 RESET ROLE;
 SET client_min_messages = warning;

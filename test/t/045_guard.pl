@@ -53,6 +53,9 @@ $crm->run;
 is(went(), '6 0', 'beyond that, removals wait; updates and new subscriptions go on');
 is(guard(), "guard_stopped|the mass-change guard holds 2 removals: with the 60 of the last 24 hours they are more than 60, the limit for 300 members$out",
 	'mc_audience says so, with the numbers and the way out');
+is($crm->max("SELECT ok, heading, detail FROM mc_check_campaign(mc_create_campaign('Held', 'people')) WHERE heading ~ 'guard'"),
+	"f|the guard holds removals|the mass-change guard holds 2 removals: with the 60 of the last 24 hours they are more than 60, the limit for 300 members; recipients are not held. mc_approve('people') lets them go.",
+	'and mc_check_campaign');
 is($crm->state(61), 'pending|its row is gone; held by the mass-change guard', 'mc_contact_state');
 is($crm->rita("SELECT ok, value FROM mc_status WHERE item = 'audience people'"), 'f|guard_stopped', 'mc_status');
 is($crm->rita("SELECT phase, total - done FROM mc_progress"), 'held|2', 'mc_progress');
