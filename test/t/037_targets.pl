@@ -26,8 +26,12 @@ SQL
 
 $sim->post('/_sim/config', { count_seconds => 0, count_looks => 0 });
 
-sub in_step { $node->wait_until("SELECT NOT EXISTS (SELECT FROM mc_contact_state WHERE state = 'pending')"); wait_events() }
-sub wait_events { $node->wait_until('SELECT NOT EXISTS (SELECT FROM mailchimp_sync.event) AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight)') }
+sub in_step
+{
+	$node->wait_until("SELECT NOT EXISTS (SELECT FROM mailchimp_sync.event) AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight WHERE kind <> 'campaign')
+		AND NOT EXISTS (SELECT FROM mc_contact_state WHERE state = 'pending' AND coalesce(detail, '') !~ 'guard')");
+}
+
 sub act { my ($name, $action, %more) = @_; $sim->post('/_sim/act', { list => $crm->{list}, email => "$name\@example.org", action => $action, %more }) }
 sub draft { my ($name) = @_; return $crm->mia("SELECT mc_create_campaign('$name', 'customers', 'Newsletter', 'Mia', 'mia\@example.org')") }
 sub tags { my ($campaign, $include, $exclude) = @_; return $crm->mia("SELECT mc_target_tags($campaign, '{$include}', '{" . ($exclude // '') . "}')") }
@@ -92,10 +96,36 @@ $crm->mia("SELECT mc_send_campaign($campaign)");
 $sim->wait_held;
 $crm->ada("UPDATE candidate SET tags = '{}' WHERE id = 4");
 McTest::poll('the tag to be taken away', sub { $sim->journal(since => $since, method => 'POST', path => '/segments/\d+$') });
-$node->wait_until("SELECT NOT EXISTS (SELECT FROM mailchimp_sync.inflight WHERE kind <> 'campaign')");
+in_step();
 $sim->release;
 $crm->wait_status($campaign, 'sent');
 is(mails('Taken'), 'a p1 p13 p2 p3 p5 p7', 'a page that shows a tag of ours that was taken away meanwhile is no hand\'s');
+
+# ... one that a push has brought there whose answer is not known yet, and who is in the archive, whom no segment shows
+
+act('p8', 'tag', tag => 'no');
+$crm->ada("UPDATE candidate SET first_name = 'shows its tags' WHERE id = 8");
+in_step();
+$crm->ada("UPDATE candidate SET in_rule = false WHERE id = 8");
+$crm->ada("UPDATE candidate SET tags = '{late}' WHERE id = 9");
+in_step();
+$crm->ada("UPDATE candidate SET tags = '{}' WHERE id = 9");
+in_step();
+$campaign = draft('Late');
+tags($campaign, 'late,vip', 'no');
+my $pushing = $sim->hold(method => 'POST', path => '^/lists/[^/]+$', when => 'after');
+$crm->ada("UPDATE candidate SET tags = '{late}' WHERE id = 9");
+$sim->wait_held;
+$crm->ada("UPDATE candidate SET tags = '{}' WHERE id = 9");
+$crm->ada("UPDATE candidate SET in_rule = true, tags = '{vip}' WHERE id = 8");
+$crm->mia("SELECT mc_send_campaign($campaign)");
+$node->wait_until("SELECT phase NOT IN ('aiming', 'choosing') FROM mc_progress WHERE campaign_id = $campaign");
+$sim->release;
+$crm->wait_status($campaign, 'sent');
+is(mails('Late'), 'a p1 p13 p5 p7', 'tags of ours that are on their way, and tags of members in the archive');
+act('p8', 'untag', tag => 'no');
+$crm->ada("UPDATE candidate SET tags = '{}' WHERE id = 8");
+in_step();
 
 # ---- tags that nobody knows (a slip of the finger), that nobody has, and no target at all
 
@@ -141,7 +171,7 @@ $crm->wait_status($campaign, 'sent');
 is(mails('All'), 'c p1 p20 p21 p4 p8', 'R71: all but those with the tags, whom somebody took out (7, 9, 12), and opt-outs (N2); and those who were named');
 is(skipped($campaign), 'candidate 10 opted_out, candidate 11 opted_out', 'N2: both are skipped');
 
-# ---- a tag that is deleted at Mailchimp, and an answer that is lost, while it is read
+# ---- a tag that is deleted at Mailchimp, an answer that is lost, and a crash, while it is read
 
 act('p21', 'tag', tag => 'gone');
 $campaign = draft('Gone');
@@ -152,6 +182,11 @@ $sim->wait_held;
 my ($tag) = grep { $_->{name} eq 'gone' } @{ $sim->get("/_sim/segments/$crm->{list}")->{segments} };
 $sim->post('/_sim/act', { list => $crm->{list}, action => 'delete_segment', segment => $tag->{id} });
 $sim->fault(method => 'GET', path => '/segments/\d+/members', fault => 'cut');
+$sim->release;
+$sim->hold(method => 'GET', path => '/segments/\d+/members', when => 'after');
+$sim->wait_held;
+$node->stop('immediate');
+$node->start;
 $sim->release;
 $crm->wait_status($campaign, 'sent');
 is(mails('Gone'), 'p8', 'R38: nobody has a tag that is gone');
@@ -231,6 +266,13 @@ $crm->mia("SELECT mc_poll_campaign($campaign)");
 $node->wait_until("SELECT status = 'opened' FROM mc_campaign_recipient WHERE campaign_id = $campaign AND email = 'warm1\@example.org'");
 is($crm->mia("SELECT source, contact_key, type FROM mc_activity WHERE campaign_id = $campaign"), '||opened', 'results come to them, too');
 
+# ---- erased, they are nobody any more
+
+$crm->ada("SELECT mc_erase_contact('warm5\@example.org')");
+$node->wait_until('SELECT count(*) = 0 FROM mc_erasure WHERE done_at IS NULL');
+is($crm->super(sprintf "SELECT count(*) FILTER (WHERE '%s' IN (contact_key, email_hash)), count(*) FILTER (WHERE email IS NULL) FROM mailchimp_sync.recipient
+	WHERE campaign_id = $campaign AND source_id = 0", md5_hex('warm5@example.org')), '0|1', 'no trace of who was erased, but that somebody got it');
+
 # ---- taking out a member without a contact
 
 $campaign = draft('Out');
@@ -247,7 +289,7 @@ is($crm->mia("SELECT count(*) FROM mc_campaign_target WHERE campaign_id = $copy"
 $crm->ada("INSERT INTO candidate (id, email) SELECT i, 'p' || i || '\@example.org' FROM generate_series(101, 170) i;
 	INSERT INTO candidate (id, email, in_rule) SELECT i, 'p' || i || '\@example.org', i > 2000 FROM generate_series(1001, 2001) i");
 $node->wait_until("SELECT state = 'guard_stopped' FROM mc_audience");
-wait_events();
+in_step();
 $campaign = draft('Held');
 $crm->mia("SELECT mc_target_audience($campaign)");
 tags($campaign, '', 'vip,other,no,theirs');
