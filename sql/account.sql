@@ -21,10 +21,19 @@ FROM mailchimp_sync.template t
 JOIN mailchimp_sync.permitted_connection p USING (connection);
 COMMENT ON VIEW @extschema@.mc_template IS 'the user templates of each account; not active: deleted at Mailchimp';
 
+-- the providers with the most addresses, for domains of which Mailchimp says nothing
+CREATE FUNCTION mailchimp_sync.is_free_mail(_domain text) RETURNS boolean
+	LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT coalesce(_domain ~ '^(((g|google|proton)mail|aol|icloud|me|msn)\.com|(yahoo|hotmail|outlook|live|gmx)\.(com?\.)?[a-z]{2,3}|(web|t-online)\.de|proton\.me)$', false)
+$$;
+
 -- R4, R5: what is to be done about a domain that mail is sent from; null: nothing
-CREATE FUNCTION mailchimp_sync.domain_advice(_domain text, _verified boolean, _authenticated boolean) RETURNS text
+CREATE FUNCTION mailchimp_sync.domain_advice(_domain text, _verified boolean, _authenticated boolean, _is_free_mail boolean)
+RETURNS text
 	LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT CASE
+		WHEN _is_free_mail THEN format('send from an address at a domain of your own: %s belongs to a provider of free mail, nobody else '
+			'can publish records in its DNS, and mail in its name that comes from elsewhere is refused or taken for spam', _domain)
 		WHEN NOT coalesce(_verified, false) THEN format('verify %s at Mailchimp (Account > Domains > Add & Verify Domain): '
 			'a mail with a code goes to an address at that domain', _domain)
 		WHEN NOT coalesce(_authenticated, false) THEN format('authenticate %s at Mailchimp (Account > Domains > Start '
@@ -34,7 +43,7 @@ $$;
 
 CREATE VIEW @extschema@.mc_domain WITH (security_barrier) AS
 SELECT d.connection, d.domain, d.verified, d.authenticated,
-	mailchimp_sync.domain_advice(d.domain, d.verified, d.authenticated) AS advice
+	mailchimp_sync.domain_advice(d.domain, d.verified, d.authenticated, d.is_free_mail) AS advice
 FROM mailchimp_sync.domain d
 JOIN mailchimp_sync.permitted_connection p USING (connection);
 COMMENT ON VIEW @extschema@.mc_domain IS 'the sending domains of each account, and what is to be done about them';
@@ -129,7 +138,8 @@ BEGIN
 				AND k.status IN ('draft', 'preparing', 'prepared', 'scheduled', 'failed')
 		) f
 		LEFT JOIN mailchimp_sync.domain d ON d.connection = _connection AND d.domain = f.domain
-		CROSS JOIN LATERAL (SELECT mailchimp_sync.domain_advice(f.domain, d.verified, d.authenticated)) AS advice(words)
+		CROSS JOIN LATERAL (SELECT mailchimp_sync.domain_advice(f.domain, d.verified, d.authenticated,
+			coalesce(d.is_free_mail, mailchimp_sync.is_free_mail(f.domain)))) AS advice(words)
 		ORDER BY f.domain;
 END
 $$;

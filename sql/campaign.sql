@@ -261,7 +261,7 @@ BEGIN
 			WHEN _verb IN ('cancel', 'delete') THEN 'recall'
 			-- what Mailchimp has scheduled cannot be touched there
 			WHEN _c.status = 'scheduled' AND NOT _c.hold THEN 'unschedule'
-			WHEN c.fixed_at IS NULL THEN 'target' ELSE 'join' END,
+			ELSE 'domain' END,
 		begun_at = CASE WHEN _in_doubt THEN c.begun_at END,
 		went_at = mailchimp_sync.clock(), cursor = NULL, attempts = 0, refusals = 0, next_attempt_at = NULL, last_error = NULL
 	WHERE c.campaign_id = _c.campaign_id;

@@ -26,13 +26,14 @@ AS $$
 		(5, NOT mailchimp_sync.has_target(_c.campaign_id) AND EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = _c.campaign_id)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.recipient r
 				WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending'),
-			'all recipients are skipped', 'mc_campaign_recipient shows the reason of each.'),
+			'all recipients are skipped', 'mc_campaign_recipient shows the reason of each; mc_add_recipients adds others.'),
 		(6, NOT EXISTS (SELECT FROM mailchimp_sync.audience a WHERE a.audience_id = _c.audience_id),
 			'its audience was dropped', 'Delete it and make a new one.'),
 		(7, EXISTS (SELECT FROM mailchimp_sync.audience a
 				WHERE a.audience_id = _c.audience_id AND a.active_since IS NULL),
 			'its audience is not switched on', (SELECT format('Switch it on with mc_sync_audience(%L).', a.audience)
-				FROM mailchimp_sync.audience a WHERE a.audience_id = _c.audience_id))
+				FROM mailchimp_sync.audience a WHERE a.audience_id = _c.audience_id)),
+		(8, mailchimp_sync.list_is_gone(_c), 'its list was deleted at Mailchimp', mailchimp_sync.list_gone_words(_c) || '.')
 	) AS p(position, is_so, heading, detail)
 	WHERE p.is_so ORDER BY p.position
 $$;
@@ -293,20 +294,4 @@ BEGIN
 		ELSE 'There is nothing left to be checked there.' END
 	WHERE NOT _asked;
 END
-$$;
-
--- R4, R5: the from address is on a domain that is verified and authenticated, as of the last refresh
-CREATE FUNCTION mailchimp_sync.sender_check(_c mailchimp_sync.campaign, OUT ok boolean, OUT heading text, OUT detail text)
-RETURNS SETOF record
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT v.advice IS NULL,
-		CASE WHEN v.advice IS NULL THEN format('domain %s is verified and authenticated', x.domain)
-			ELSE format('domain %s is not ready', x.domain) END,
-		v.advice || '; then call mc_refresh'
-	FROM (SELECT lower(split_part(_c.from_email, '@', 2)) AS domain) x
-	LEFT JOIN mailchimp_sync.domain d ON d.connection = _c.connection AND lower(d.domain) = x.domain
-	CROSS JOIN LATERAL (SELECT mailchimp_sync.domain_advice(x.domain, d.verified, d.authenticated) AS advice) v
-	WHERE x.domain <> ''
 $$;

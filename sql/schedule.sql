@@ -195,7 +195,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF NOT mailchimp_sync.campaign_too_late(_c) THEN
-		PERFORM mailchimp_sync.campaign_sets_out(_c, 'release', 'send', 'join');
+		PERFORM mailchimp_sync.campaign_sets_out(_c, 'release', 'send', 'domain');
 	END IF;
 	RETURN false;
 END

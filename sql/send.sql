@@ -37,6 +37,9 @@ LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	VALUES
+		-- may it be sent at all
+		('domain',			false,	'template',			NULL),
+		('template',		false,	'target',			NULL),
 		-- whom its targets take (resolve.sql)
 		('target',			true,	'find_tags',		NULL),
 		('find_tags',		false,	'tag_members',		NULL),
@@ -80,7 +83,7 @@ AS $$
 		('gone',			true,	NULL,				NULL),
 		-- after a restore: find_segment, find_campaign, look, and from there on
 		('trace',			true,	'find_segment',		NULL),
-		('renew',			false,	'target',			NULL),
+		('renew',			false,	'domain',			NULL),
 		('sent_to',			false,	NULL,				NULL)
 $$;
 
@@ -346,15 +349,19 @@ DECLARE
 	_wait		timestamptz;
 	_writes		boolean;
 	_unsent		boolean;
+	_step		text;
 BEGIN
 	SELECT c.campaign_id, greatest(_retry_at, mailchimp_sync.clock()
 			+ least(300, 2 ^ least(c.attempts, 10)) * interval '1 second'), f.writes,
-		f.phase IN ('send', 'schedule') AND _outcome = 'not_sent'
-	INTO _id, _wait, _writes, _unsent
+		f.phase IN ('send', 'schedule') AND _outcome = 'not_sent', f.phase
+	INTO _id, _wait, _writes, _unsent, _step
 	FROM mailchimp_sync.inflight f
 	JOIN mailchimp_sync.campaign c ON c.campaign_id = f.campaign_id
 	WHERE f.inflight_id = _inflight_id FOR NO KEY UPDATE OF c SKIP LOCKED;
 	IF NOT FOUND THEN
+		RETURN;
+	ELSIF _step IN ('domain', 'template') AND mailchimp_sync.was_forbidden(_inflight_id) THEN
+		PERFORM mailchimp_sync.ready_unseen(c, _step) FROM mailchimp_sync.campaign c WHERE c.campaign_id = _id;
 		RETURN;
 	END IF;
 	UPDATE mailchimp_sync.campaign c SET attempts = c.attempts + 1, next_attempt_at = _wait,

@@ -495,6 +495,15 @@ BEGIN
 		UPDATE mailchimp_sync.campaign SET segment_id = NULL, altered = mailchimp_id IS NOT NULL
 		WHERE campaign_id = _campaign_id;
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'segment');
+	ELSIF _step IN ('domain', 'template') THEN
+		PERFORM mailchimp_sync.ready_refused(_c, _step, _status);
+	ELSIF _status = 404 AND _step IN ('segment', 'find_segment') THEN
+		PERFORM mailchimp_sync.part_is_stale(_c.connection, 'lists');
+		PERFORM mailchimp_sync.campaign_fail(_campaign_id, 'the list is gone', mailchimp_sync.list_gone_words(_c));
+	ELSIF _status = 403 AND _step NOT IN ('schedule', 'unschedule') THEN
+		PERFORM mailchimp_sync.campaign_forbidden(_c, _detail);
+	ELSIF _status = 400 AND _step = 'content' THEN
+		PERFORM mailchimp_sync.content_refused(_c, _title, _detail);
 	ELSIF _step = 'schedule' AND (_status = 403 OR _status <> 404 AND _c.refusals >= 4) THEN
 		PERFORM mailchimp_sync.schedule_refused(_c, _title, _detail);
 	ELSIF _step = 'unschedule' AND _status <> 404 AND _c.refusals < 4 THEN

@@ -66,7 +66,7 @@ AS $$
 	WHERE campaign_id = _campaign_id AND (segment_email IS NOT NULL OR filled);
 	UPDATE mailchimp_sync.campaign SET restored_at = NULL WHERE campaign_id = _campaign_id;
 	SELECT mailchimp_sync.segment_changed(_campaign_id);
-	SELECT mailchimp_sync.campaign_go(_campaign_id, 'target');
+	SELECT mailchimp_sync.campaign_go(_campaign_id, 'domain');
 $$;
 
 CREATE FUNCTION mailchimp_sync.renew_done(_campaign_id bigint) RETURNS void

@@ -19,7 +19,7 @@ AS $$
 			WHEN _step IN ('segment', 'find_segment', 'remove', 'fill') THEN 'filling'
 			WHEN _step IN ('create', 'find_campaign', 'settings', 'content') THEN 'making'
 			WHEN _step IN ('count', 'walk') THEN 'counting'
-			WHEN _step IN ('checklist', 'arrive') THEN 'checking'
+			WHEN _step IN ('domain', 'template', 'checklist', 'arrive') THEN 'checking'
 			WHEN _step = 'schedule' THEN 'scheduling'
 			WHEN _step IN ('send', 'look', 'sent') THEN 'sending'
 			WHEN _step IN ('release', 'correct', 'unschedule') THEN 'unscheduling'

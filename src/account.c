@@ -256,15 +256,12 @@ mc_account_ask(const McConnection *connection, const List *list_ids, McAccount *
 
 /* ---- storing ---- */
 
-/* All of a part, as far as Mailchimp shows it. */
-static void
-store_part(const McConnection *connection, McAccountPart part, const char *list_id,
-		   const cJSON *rows)
+void
+mc_account_store_part(McAccountPart part, const char *connection, const char *list_id,
+					  const cJSON *rows)
 {
-	if (rows == NULL)
-		return;
-	parts[part].store(connection->name, list_id, rows);
-	MC_SQL("SELECT mailchimp_sync.part_fetched($1, $2, $3, $4)", mc_arg_text(connection->name),
+	parts[part].store(connection, list_id, rows);
+	MC_SQL("SELECT mailchimp_sync.part_fetched($1, $2, $3, $4)", mc_arg_text(connection),
 		   mc_arg_text(parts[part].what), mc_arg_text(list_id), mc_account_ids(part, rows));
 }
 
@@ -282,12 +279,14 @@ mc_account_store(const McConnection *connection, const McAccount *account, bool 
 	MC_SQL("SELECT mailchimp_sync.part_fetched($1, 'account', NULL, '{}')",
 		   mc_arg_text(connection->name));
 	for (int part = MC_LISTS; part < MC_FIELDS; part++)
-		store_part(connection, part, NULL, account->rows[part]);
+		if (account->rows[part] != NULL)
+			mc_account_store_part(part, connection->name, NULL, account->rows[part]);
 	foreach(cell, account->list_fields)
 	{
 		const McListFields *list = lfirst(cell);
 
-		store_part(connection, MC_FIELDS, list->list_id, list->fields);
+		if (list->fields != NULL)
+			mc_account_store_part(MC_FIELDS, connection->name, list->list_id, list->fields);
 	}
 }
 

@@ -33,6 +33,10 @@ extern const cJSON *mc_account_rows(McAccountPart part, const cJSON *answer);
 extern void mc_account_store_rows(McAccountPart part, const char *connection, const char *list_id,
 								  const cJSON *rows);
 
+/* The same for all rows that there are: what is not among them is gone. */
+extern void mc_account_store_part(McAccountPart part, const char *connection, const char *list_id,
+								  const cJSON *rows);
+
 /* What the rows are known by. */
 extern McArg mc_account_ids(McAccountPart part, const cJSON *rows);
 

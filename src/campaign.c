@@ -16,6 +16,7 @@
 #include "utils/array.h"
 #include "utils/builtins.h"
 
+#include "account.h"
 #include "adopt.h"
 #include "compat.h"
 #include "engine.h"
@@ -24,6 +25,7 @@
 /* What every answer is about. */
 typedef struct Answer
 {
+	const char *connection;
 	const cJSON *json;
 	McArg inflight;
 	McArg campaign;
@@ -35,6 +37,24 @@ static const cJSON *
 member(const cJSON *object, const char *name)
 {
 	return cJSON_GetObjectItemCaseSensitive(object, name);
+}
+
+static void
+domain_answered(const Answer *a)
+{
+	mc_account_store_part(MC_DOMAINS, a->connection, NULL, mc_account_rows(MC_DOMAINS, a->json));
+	MC_SQL("SELECT mailchimp_sync.domain_done($1)", a->campaign);
+}
+
+static void
+template_answered(const Answer *a)
+{
+	/* an array around what the reply owns, which nobody has to free */
+	const cJSON one = {.type = cJSON_Array, .child = (cJSON *) a->json};
+
+	(void) mc_json_needed(mc_json_int8_arg(a->json, "id"), "id");
+	mc_account_store_rows(MC_TEMPLATES, a->connection, NULL, &one);
+	MC_SQL("SELECT mailchimp_sync.template_done($1)", a->campaign);
 }
 
 static void
@@ -195,6 +215,7 @@ static const struct
 	const char *step;
 	void (*answered)(const Answer *a);
 } steps[] = {
+	{"domain", domain_answered},	   {"template", template_answered},
 	{"segment", segment_answered},	   {"find_segment", find_segment_answered},
 	{"remove", remove_answered},	   {"fill", fill_answered},
 	{"create", create_answered},	   {"find_campaign", find_campaign_answered},
@@ -212,7 +233,7 @@ static const struct
 static Answer
 read_answer(const McUnit *unit)
 {
-	Answer a = {.json = unit->reply->json};
+	Answer a = {.connection = unit->connection, .json = unit->reply->json};
 
 	if (MC_SQL("SELECT f.campaign_id FROM mailchimp_sync.inflight f WHERE f.inflight_id = $1",
 			   mc_arg_int8(unit->inflight_id)) == 0)

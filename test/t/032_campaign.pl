@@ -24,6 +24,12 @@ sub member
 	return (grep { $_->{email_address} eq $email } @{ $sim->get("/_sim/lists/$crm->{list}/members")->{members} })[0];
 }
 
+sub domain_verified
+{
+	my ($account) = @{ $sim->get('/_sim/state')->{accounts} };
+	return $sim->post('/_sim/act', { account => $account->{account_id}, action => 'set_domain', domain => 'example.org', verified => $_[0] });
+}
+
 sub act { my ($email, $action, %more) = @_; $sim->post('/_sim/act', { list => $crm->{list}, email => $email, action => $action, %more }) }
 
 sub wait_detail
@@ -191,11 +197,16 @@ is($crm->remains('Extra'), 'campaigns 1 sends 1 segments 1 p4@example.org=1 p6@e
 # ---- not ready: every reason is shown, deleting is the way out, at Mailchimp too (R34, R35)
 
 $campaign = $crm->campaign('Unfinished', '{4}');
-$crm->mia("SELECT mc_alter_campaign($campaign, '{\"template\": \"Unfinished\", \"from_email\": \"mia\@elsewhere.test\"}')");
+$crm->mia("SELECT mc_alter_campaign($campaign, '{\"template\": \"Unfinished\"}')");
+$sim->hold(method => 'GET', path => 'send-checklist', when => 'before');
 $crm->mia("SELECT mc_send_campaign($campaign)");
+$sim->wait_held;
+domain_verified(JSON::PP::false);
+$sim->release;
 $crm->wait_status($campaign, 'failed');
 like($crm->column($campaign, 'last_error'), qr/^not ready: .+; .+/, 'two reasons');
 is($crm->mia("SELECT count(*) > 2 FROM mc_check_campaign($campaign) WHERE NOT ok"), 't', 'mc_check_campaign shows them');
+domain_verified(JSON::PP::true);
 $crm->mia("SELECT mc_delete_campaign($campaign)");
 $crm->wait_status($campaign, 'deleted');
 is($crm->remains('Unfinished'), 'campaigns 0 sends 0 segments 0', 'nothing is left at Mailchimp');
