@@ -7,6 +7,7 @@
 #   $ways->go(\@runs, until => sub { ... }); # all of them at the same time, as far as that or to their ends
 #   is($crm->remains($_->{name}), $_->{end}) for @runs;
 #
+#   $ways->meet_faults(@kinds);                         # and asserts all that
 #   my @held = $ways->hold(\@runs, 'before');          # all of them stop at the one request, before or after its effect
 #   $sim->release(hold => $_) for @held;
 #
@@ -19,6 +20,7 @@ use strict;
 use warnings;
 use McTest;
 use List::Util qw(min);
+use Test::More;
 
 my $mailed = 'campaigns 1 sends 1 segments 1 p1@example.org=1 p2@example.org=1 p3@example.org=1';
 my %ends = (delete => 'campaigns 0 sends 0 segments 0');
@@ -48,17 +50,40 @@ my $opt_out = { sql => sub { "SELECT mc_opt_out('candidate', $_[0]{out})" } };
 my $alter = { sql => sub { "SELECT mc_alter_campaign($_[0]{campaign}, '{\"subject\": \"Another\"}')" } };
 sub sent_there { my ($crm, $run) = @_; $crm->{sim}->post('/_sim/act', { campaign => $crm->column($run->{campaign}, 'mailchimp_id'), action => 'send' }) }
 
+# At one hour, all that are scheduled at the same time; it comes here and at Mailchimp.
+sub schedule
+{
+	return { sql => sub {
+		my ($run, $self) = @_;
+		$self->{hour} //= $self->{crm}->quarter(7200);
+		return "SELECT mc_schedule_campaign($run->{campaign}, to_timestamp($self->{hour}))";
+	} };
+}
+
+sub hour
+{
+	my ($crm, $run, $self) = @_;
+	$crm->both_at($self->{hour} + 1) if $self->{hour};
+	$self->{hour} = undef;
+}
+
 my %ways = (
 	send => [ verb('send'), 'sent' ],
 	alter => [ prepared(), $alter, 'prepared', verb('send'), 'sent' ],
 	remove => [ prepared(), $opt_out, verb('send'), 'sent' ],
 	walk => [ prepared(), stranger('tag'), verb('send'), 'failed', stranger('untag'), verb('send'), 'sent' ],
 	delete => [ prepared(), verb('delete'), 'deleted' ],
+	schedule => [ schedule(), 'scheduled', '*', \&hour, 'sent' ],
+	unschedule => [ schedule(), 'scheduled', verb('unschedule'), 'prepared', verb('send'), 'sent', '*' ],
+	# who opts out makes that the schedule is taken back, and given anew
+	correct => [ schedule(), 'scheduled', $opt_out, 'scheduled', '*', \&hour, 'sent' ],
+	hold => [ { sql => sub { "SELECT mc_schedule_campaign($_[0]{campaign}, to_timestamp(60 + @{[$_[1]{crm}->now]}), true)" } },
+		'scheduled', 'sent', '*' ],		# before the hour of others, when it would be too late
 	# as after mc_resume in a copy
 	restored => [ prepared(), restored(), verb('send'), 'sent' ],
 	adopted => [ prepared(), \&sent_there, restored(), verb('send'), 'sent' ]);
-# those of one group can go at the same time: mc_resume concerns all campaigns, a walk takes long
-my @groups = ([qw(send alter remove delete)], ['walk'], [qw(restored adopted)]);
+# those of one group can go at the same time: mc_resume concerns all campaigns, a walk and the hour of a schedule take long
+my @groups = ([qw(send alter remove delete)], [qw(schedule unschedule correct hold)], ['walk'], [qw(restored adopted)]);
 
 # What can happen to a request, and to the answer. What only looks has changed nothing, and is asked again whatever happened.
 my %faults = (
@@ -67,7 +92,8 @@ my %faults = (
 my %looks = (
 	'POST /lists/{list_id}/segments' => '^/lists/[^/]+/segments$',
 	'POST /campaigns' => '^/campaigns$',
-	'POST /campaigns/{campaign_id}/actions/send' => '^/campaigns/[^/]+$');
+	map { $_ => '^/campaigns/[^/]+$' } 'POST /campaigns/{campaign_id}/actions/send', 'POST /campaigns/{campaign_id}/actions/schedule',
+	'POST /campaigns/{campaign_id}/actions/unschedule');
 
 sub new { my ($class, $crm) = @_; return bless { crm => $crm, outs => 4, names => 0, sql => [] }, $class }
 
@@ -76,7 +102,7 @@ sub run
 	my ($self, $kind) = @_;
 	my $run = { way => $kind->{way}, kind => $kind, name => ($kind->{name} ? 'c' . ++$self->{names} : "plain $kind->{way}"),
 		end => $ends{ $kind->{way} } // $mailed };
-	$run->{out} = ++$self->{outs} if $kind->{way} eq 'remove';
+	$run->{out} = ++$self->{outs} if $kind->{way} =~ /^(remove|correct)$/;
 	$run->{steps} = [ @{ $ways{ $kind->{way} } } ];
 	$run->{rule} = { map { $_ => $kind->{$_} } qw(method path nth) } if $kind->{name};
 	$run->{rule}{about} = "^$run->{name} \\[" if $run->{rule} && !$kind->{is_list};
@@ -91,7 +117,27 @@ sub faults_of { my ($self, $kind) = @_; return @{ $faults{ $kind->{method} eq 'G
 sub look_of
 {
 	my ($self, $kind) = @_;
-	return $looks{ $kind->{name} } ? { method => 'GET', path => $looks{ $kind->{name} } } : undef;
+	my ($route) = split /,/, $kind->{name};
+	return $looks{$route} ? { method => 'GET', path => $looks{$route} } : undef;
+}
+
+# Each of the kinds meets each of its faults, in a campaign of its own; nothing is sent twice, nothing is left over.
+sub meet_faults
+{
+	my ($self, @kinds) = @_;
+	my $crm = $self->{crm};
+	my @pairs = map { my $kind = $_; map { [ $self->run($kind), $_ ] } $self->faults_of($kind) } @kinds;
+	my %fault_of = map { $_->[0]{name} => $_->[1] } @pairs;
+	for my $runs ($self->batches(20, map { $_->[0] } @pairs))
+	{
+		my $searches = 0;
+		$self->fault($_, $fault_of{ $_->{name} }, $_->{kind}{is_list} ? ++$searches : undef) for @$runs;
+		$self->go($runs);
+		is($self->missed(@$runs), '', 'all of it happened: ' . join ', ', map { "$_->{kind}{name}: $_->{fault}" } @$runs);
+		my $remains = $crm->all_remains(map { $_->{name} } @$runs);
+		is($remains->{ $_->{name} }, $_->{end}, "N3: $_->{kind}{name}: $_->{fault}") for @$runs;
+		$crm->{sim}->delete('/_sim/faults');
+	}
 }
 
 # The fault happens to the run's request of its kind, of a search to the nth from now.
@@ -162,11 +208,12 @@ sub go_until_held
 	return @held;
 }
 
-# A route says not what is done to a segment.
+# A route says not what is done to a segment, nor that a schedule is taken back for somebody who opted out and given anew.
 sub name_of
 {
-	my ($request) = @_;
-	return $request->{route} . (ref $request->{body} && $request->{body}{members_to_remove} ? ', removing' : '');
+	my ($request, $way, $nth) = @_;
+	return $request->{route} . (ref $request->{body} && $request->{body}{members_to_remove} ? ', removing' : '')
+	  . ($way =~ /^(hold|correct)$/ && $request->{route} =~ m{/actions/} && !($way eq 'correct' && $nth == 1 && $request->{route} =~ m{/schedule$}) ? ", $way" : '');
 }
 
 sub kinds
@@ -189,8 +236,8 @@ sub kinds
 			for my $request (grep { !defined $_->{about} || $_->{about} =~ /^\Q$run->{name}\E \[/ } @requests)
 			{
 				my ($method, $path) = split / /, $request->{route} =~ s/\{[^}]*\}/[^\/]+/gr;
-				my $name = name_of($request);
 				my $nth = ++$count{ $request->{route} };
+				my $name = name_of($request, $run->{way}, $nth);
 				my $is_list = !defined $request->{about} || '';
 				push @kinds, { way => $run->{way}, name => $name, method => $method, path => "^$path\$", nth => $is_list ? 1 : $nth,
 					is_list => $is_list } unless $known{$name}++;
@@ -226,8 +273,21 @@ sub go
 	while (my @open = grep { !is_done($_) } @$runs)
 	{
 		my $names = join ', ', map { $_->{name} } @open;
-		last if McTest::poll("one of $names to go on", sub { $until->() ? 'enough' : $self->look(@open) }) eq 'enough';
+		my $news = eval { McTest::poll("one of $names to go on", sub { $until->() ? 'enough' : $self->look(@open) }) };
+		die $@, $self->describe(@open) if !defined $news;
+		last if $news eq 'enough';
 	}
+	# their results are no concern of ours
+	$self->{crm}->super("UPDATE mailchimp_sync.campaign SET next_poll_at = NULL WHERE status = 'sent' AND goal IS NULL");
+}
+
+sub describe
+{
+	my ($self, @runs) = @_;
+	my %name_of = map { $_->{campaign} => "$_->{name} ($_->{way}, " . ($_->{kind}{name} // '') . ': ' . ($_->{fault} // '') . ", $_->{steps}[0])" } @runs;
+	my $rows = $self->{crm}->super("SELECT campaign_id, concat_ws(', ', status, goal, step, cursor, begun_at, next_attempt_at, scheduled_for, told_for,
+		attempts, refusals, last_error, mailchimp_status, mailchimp_sync.clock()) FROM mailchimp_sync.campaign WHERE campaign_id IN (" . join(',', keys %name_of) . ')');
+	return join "\n", map { my ($id, $state) = split /\|/; "$name_of{$id}: $state" } split /\n/, $rows;
 }
 
 # One look at all of them; true: something has changed. Where they only wait for time to pass, it passes.
@@ -279,8 +339,8 @@ sub advance
 	while (@$steps)
 	{
 		my $step = $steps->[0];
-		if (ref $step eq 'CODE') { $step->($self->{crm}, $run) }
-		elsif (ref $step) { push @{ $self->{sql} }, $step->{sql}->($run); $status = '' }
+		if (ref $step eq 'CODE') { $step->($self->{crm}, $run, $self) }
+		elsif (ref $step) { push @{ $self->{sql} }, $step->{sql}->($run, $self); $status = '' }
 		elsif ($step eq '*') { last if grep { is_before($_, $run) } @$runs }
 		else { last if $step ne $status }
 		shift @$steps;
@@ -303,7 +363,11 @@ sub states
 {
 	my ($self, @open) = @_;
 	my $ids = join ',', map { $_->{campaign} } @open;
-	my $w = "(SELECT c.*, greatest(c.next_attempt_at, (SELECT min(n.next_attempt_at) FROM mailchimp_sync.waiting_connection n)) AS at
+	my $w = "(SELECT c.campaign_id, c.status, c.step, c.cursor, c.attempts, c.goal IS NOT NULL OR EXISTS (
+			SELECT FROM mailchimp_sync.recipient r
+			WHERE r.campaign_id = c.campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL AND c.status <> 'sent') AS has_goal,
+		greatest(CASE WHEN c.goal IS NOT NULL THEN c.next_attempt_at ELSE least(c.next_poll_at, CASE WHEN c.hold THEN c.scheduled_for END) END,
+			(SELECT min(n.next_attempt_at) FROM mailchimp_sync.waiting_connection n)) AS at
 		FROM mailchimp_sync.campaign c WHERE c.campaign_id IN ($ids)) w";
 	my $rows = eval { $self->{crm}->super(<<"SQL") } // return ();
 DO \$\$
@@ -315,9 +379,9 @@ DECLARE
 	before	text;
 BEGIN
 	FOR i IN 1 .. 50 LOOP
-		SELECT coalesce(string_agg(campaign_id || ' ' || status, ' ' ORDER BY campaign_id) FILTER (WHERE goal IS NULL), ''),
-			bool_and(goal IS NULL OR coalesce(at > mailchimp_sync.clock(), false)),
-			string_agg(concat_ws(' ', campaign_id, status, step, cursor, attempts, goal), ',' ORDER BY campaign_id)
+		SELECT coalesce(string_agg(campaign_id || ' ' || status, ' ' ORDER BY campaign_id) FILTER (WHERE NOT has_goal), ''),
+			bool_and(NOT has_goal OR coalesce(at > mailchimp_sync.clock(), false)),
+			string_agg(concat_ws(' ', campaign_id, status, step, cursor, attempts, has_goal), ',' ORDER BY campaign_id)
 		INTO rest, rests, seen FROM $w;
 		same := CASE WHEN seen = before THEN same + 1 ELSE 0 END;
 		EXIT WHEN rests OR rest <> '$self->{rest}' OR same >= 8;
@@ -326,7 +390,7 @@ BEGIN
 	END LOOP;
 END
 \$\$;
-SELECT w.campaign_id, w.status, w.goal IS NOT NULL, w.step, w.cursor, w.attempts,
+SELECT w.campaign_id, w.status, w.has_goal, w.step, w.cursor, w.attempts,
 	EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.campaign_id = w.campaign_id AND f.doubt_at IS NULL),
 	coalesce(ceil(extract(epoch FROM w.at - mailchimp_sync.clock())), 0),
 	coalesce(ceil(extract(epoch FROM (SELECT min(f.ghost_until) FROM mailchimp_sync.inflight f) - mailchimp_sync.clock())), 40)
