@@ -298,6 +298,22 @@ BEGIN
 END
 $$;
 
+-- who joined the group after the last look, when Mailchimp had the order already (D12)
+CREATE FUNCTION mailchimp_sync.note_late_opt_outs(_campaign_id bigint) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.recipient r SET detail = 'opted out when it was too late'
+	FROM (SELECT n.source_id, n.contact_key FROM mailchimp_sync.opt_out o
+		JOIN mailchimp_sync.recipient n ON n.campaign_id = _campaign_id AND n.source_id = o.source_id
+			AND n.contact_key = o.contact_key
+		UNION
+		SELECT n.source_id, n.contact_key FROM mailchimp_sync.opt_out o
+		JOIN mailchimp_sync.recipient n ON n.campaign_id = _campaign_id AND n.email_hash = o.email_hash) late
+	WHERE r.campaign_id = _campaign_id AND r.source_id = late.source_id AND r.contact_key = late.contact_key
+		AND r.status = 'sent'
+$$;
+
 /*
  * It was sent. To those who are in the segment, if all went as we wanted it. To whom it went else, Mailchimp
  * alone can say: after a restore, or when somebody who was to leave the segment was still in it, as when
@@ -315,6 +331,7 @@ DECLARE
 BEGIN
 	UPDATE mailchimp_sync.recipient SET status = 'sent'
 	WHERE campaign_id = _c.campaign_id AND status = 'pending' AND _is_known;
+	PERFORM mailchimp_sync.note_late_opt_outs(_c.campaign_id);
 	PERFORM mailchimp_sync.forget_ghosts(_c.campaign_id, 'send');
 	UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('end', _c.status),
 		goal = CASE WHEN NOT _is_known THEN 'send' END, emails_sent = _shown.emails_sent,
