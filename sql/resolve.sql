@@ -36,8 +36,8 @@ BEGIN
 		PERFORM mailchimp_sync.campaign_go(_c.campaign_id, 'decide');
 		RETURN false;
 	END IF;
-	INSERT INTO mailchimp_sync.resolution AS r (campaign_id, number) VALUES (_c.campaign_id, 1)
-	ON CONFLICT (campaign_id) DO UPDATE SET number = r.number + 1;
+	INSERT INTO mailchimp_sync.resolution AS r (campaign_id, number, begun_at) VALUES (_c.campaign_id, 1, mailchimp_sync.clock())
+	ON CONFLICT (campaign_id) DO UPDATE SET number = r.number + 1, begun_at = excluded.begun_at;
 	PERFORM mailchimp_sync.forget_resolving(_c.campaign_id);
 	INSERT INTO mailchimp_sync.target_tag (campaign_id, tag, name, excluded, met)
 	SELECT _c.campaign_id, k.tag, u.name, u.excluded, k.tag = ANY (mailchimp_sync.tag_keys(mailchimp_sync.known_tags(_c.audience_id)))
@@ -267,12 +267,13 @@ AS $$
 		SELECT v.contact_key, h.email_hash,
 			-- tag_key(), for a million contacts
 			ARRAY(SELECT lower(btrim(t, E' \t\r\n')) COLLATE "C" FROM unnest(g.tags || CASE WHEN m.status = 'archived'
-				-- no segment shows who is in the archive, and it keeps its tags
+					OR m.pushed_at >= (SELECT n.begun_at FROM mailchimp_sync.resolution n WHERE n.campaign_id = _c.campaign_id)
+				-- no segment shows who is in the archive, where tags are kept, or was when it was read
 				THEN ARRAY(SELECT unnest(m.shown_tags) EXCEPT SELECT unnest(m.sent_tags)) END) AS t) AS tags
 		FROM unnest(_values) AS v
 		CROSS JOIN LATERAL (SELECT mailchimp_sync.email_hash(nullif(btrim(v.value ->> 'email'), '')) AS email_hash) h
 		CROSS JOIN LATERAL (SELECT ARRAY(SELECT jsonb_array_elements_text(v.value -> 'tags')) AS tags) g
-		LEFT JOIN LATERAL (SELECT o.status, o.shown_tags, o.sent_tags FROM mailchimp_sync.member o
+		LEFT JOIN LATERAL (SELECT o.status, o.shown_tags, o.sent_tags, o.pushed_at FROM mailchimp_sync.member o
 			WHERE o.audience_id = _c.audience_id AND o.email_hash = h.email_hash OFFSET 0) m ON true
 		LEFT JOIN LATERAL (SELECT o.inside FROM mailchimp_sync.hand o WHERE o.audience_id = _c.audience_id
 			AND o.source_id = _source_id AND o.contact_key = v.contact_key COLLATE "C" OFFSET 0) i ON true

@@ -24,6 +24,7 @@ SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.target', '');
 CREATE TABLE mailchimp_sync.resolution (
 	campaign_id		bigint PRIMARY KEY,
 	number			integer NOT NULL,
+	begun_at		timestamptz NOT NULL,
 	fixed			boolean NOT NULL DEFAULT false
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.resolution', '');
