@@ -251,30 +251,32 @@ $$;
 CREATE FUNCTION mailchimp_sync.opt_out_joined() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
+SET jit = off		-- what is thought to read a lot reads a few rows
 AS $$
 BEGIN
-	WITH waiting AS (
-		SELECT r.campaign_id, r.source_id, r.contact_key
-		FROM joined j
-		JOIN mailchimp_sync.recipient r ON r.source_id = j.source_id AND r.contact_key = j.contact_key
-		UNION
-		SELECT r.campaign_id, r.source_id, r.contact_key
-		FROM mailchimp_sync.campaign c
-		CROSS JOIN joined j
-		JOIN mailchimp_sync.recipient r ON r.campaign_id = c.campaign_id AND r.email_hash = j.email_hash
-		WHERE mailchimp_sync.campaign_is_unsent(c.status)
+	-- OFFSET, and ON CONFLICT: a lookup each, whatever the planner knows of the tables, for all recipients of all campaigns are many
+	WITH waiting AS MATERIALIZED (
+		SELECT w.* FROM (
+			SELECT r.campaign_id, r.source_id, r.contact_key
+			FROM joined j
+			CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
+				WHERE o.source_id = j.source_id AND o.contact_key = j.contact_key OFFSET 0) r
+			UNION
+			SELECT r.campaign_id, r.source_id, r.contact_key
+			FROM (SELECT o.campaign_id FROM mailchimp_sync.campaign o WHERE mailchimp_sync.campaign_is_unsent(o.status) OFFSET 0) c
+			CROSS JOIN joined j
+			CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
+				WHERE o.campaign_id = c.campaign_id AND o.email_hash = j.email_hash OFFSET 0) r) w
+		WHERE mailchimp_sync.campaign_is_unsent((SELECT c.status FROM mailchimp_sync.campaign c WHERE c.campaign_id = w.campaign_id))
 	), locked AS (
-		SELECT r.campaign_id, r.source_id, r.contact_key
-		FROM waiting w
-		JOIN mailchimp_sync.campaign c USING (campaign_id)
-		JOIN mailchimp_sync.recipient r USING (campaign_id, source_id, contact_key)
-		WHERE mailchimp_sync.campaign_is_unsent(c.status) AND r.status = 'pending'
-		FOR UPDATE OF r SKIP LOCKED
+		SELECT r.* FROM waiting w
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
+			WHERE o.campaign_id = w.campaign_id AND o.source_id = w.source_id AND o.contact_key = w.contact_key
+				AND o.status = 'pending' OFFSET 0 FOR UPDATE SKIP LOCKED) r
 	)
-	UPDATE mailchimp_sync.recipient r
-	SET status = 'skipped', skip_reason = 'opted_out', detail = NULL
-	FROM locked l
-	WHERE r.campaign_id = l.campaign_id AND r.source_id = l.source_id AND r.contact_key = l.contact_key;
+	INSERT INTO mailchimp_sync.recipient (campaign_id, source_id, contact_key, status, skip_reason, added_at, added_by)
+	SELECT l.campaign_id, l.source_id, l.contact_key, 'skipped', 'opted_out', l.added_at, l.added_by FROM locked l
+	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET status = 'skipped', skip_reason = 'opted_out', detail = NULL;
 	RETURN NULL;
 END
 $$;

@@ -182,13 +182,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION mailchimp_sync.step_refold(_c mailchimp_sync.campaign) RETURNS boolean
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT mailchimp_sync.step_fold(_c)
-$$;
-
 CREATE FUNCTION mailchimp_sync.step_recheck(_c mailchimp_sync.campaign) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -271,6 +264,22 @@ AS $$
 			AND r.contact_key = o.contact_key AND o.differs
 	)
 	SELECT count(*) FROM obstacle o WHERE o.waits
+$$;
+
+-- once more when all are at Mailchimp, and what came of it, so that the recipients are up to date when they are fixed
+CREATE FUNCTION mailchimp_sync.step_refold(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_page	record := mailchimp_sync.campaign_page(_c, '{pending}');
+BEGIN
+	IF mailchimp_sync.step_fold(_c) THEN
+		RETURN true;
+	END IF;
+	PERFORM mailchimp_sync.settle_recipients(_c, _page.source_id, _page.keys);
+	RETURN false;
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.settle_all(_c mailchimp_sync.campaign) RETURNS void
@@ -443,7 +452,7 @@ DECLARE
 	_shared	text[];
 BEGIN
 	-- what takes its time comes before the lock, for which new opt-outs wait; these pass by rows that we hold
-	PERFORM mailchimp_sync.settle_all(_c);
+	PERFORM mailchimp_sync.settle_foreign(_c);
 	_shared := ARRAY(SELECT r.email_hash FROM mailchimp_sync.recipient r
 		WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending' GROUP BY r.email_hash HAVING count(*) > 1);
 	IF _shared <> '{}' THEN
