@@ -120,7 +120,7 @@ $sim->wait_held;
 $crm->ada("UPDATE candidate SET tags = '{}' WHERE id = 9");
 $crm->ada("UPDATE candidate SET in_rule = true, tags = '{vip}' WHERE id = 8");
 $crm->mia("SELECT mc_send_campaign($campaign)");
-$node->wait_until("SELECT phase NOT IN ('aiming', 'choosing') FROM mc_progress WHERE campaign_id = $campaign");
+$node->wait_until("SELECT phase NOT IN ('checking', 'aiming', 'choosing') FROM mc_progress WHERE campaign_id = $campaign");
 $sim->release;
 $crm->wait_status($campaign, 'sent');
 is(mails('Late'), 'a p1 p13 p5 p7', 'tags of ours that are on their way, and tags of members in the archive');
