@@ -88,8 +88,11 @@ BEGIN
 	PERFORM mailchimp_sync.adopt_shown(_c, _shown);
 	IF mailchimp_sync.adopt_sending(_c, _shown) THEN
 		RETURN;
-	ELSIF _shown.status = 'schedule' AND NOT (_is_there AND _c.scheduled_for = _shown.send_time) THEN
-		UPDATE mailchimp_sync.campaign SET scheduled_for = _shown.send_time, told_for = _shown.send_time, hold = false
+	ELSIF _shown.status = 'schedule' AND NOT (_is_there AND _c.scheduled_for = _shown.send_time
+			AND _shown.segment_id IS NOT DISTINCT FROM _c.segment_id) THEN
+		UPDATE mailchimp_sync.campaign SET scheduled_for = _shown.send_time, told_for = _shown.send_time, hold = false,
+			-- to be put right: aimed at others, or perhaps at the segment as it was before somebody left it
+			altered = altered OR _shown.segment_id IS DISTINCT FROM segment_id OR count_last IS NULL
 		WHERE campaign_id = _c.campaign_id;
 		PERFORM mailchimp_sync.campaign_rests(_c.campaign_id, 'adopt schedule');
 	ELSIF _shown.status IN ('save', 'paused') AND _is_there THEN

@@ -41,7 +41,7 @@ CREATE TABLE mailchimp_sync.campaign (
 	count_since		timestamptz,
 	count_last		integer,
 	refusals		integer NOT NULL DEFAULT 0,		-- how often Mailchimp refused to send it
-	altered			boolean NOT NULL DEFAULT false,	-- since Mailchimp was told
+	altered			boolean NOT NULL DEFAULT false,	-- since Mailchimp was told, or by others
 	content_at		timestamptz,		-- the template was put in
 	-- when it is to be sent: by Mailchimp, or (hold) by our engine; Mailchimp has the time told_for (null: none)
 	scheduled_for	timestamptz,

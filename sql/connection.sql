@@ -465,6 +465,8 @@ BEGIN
 	WHERE c.connection = _connection;
 	IF _settings ? 'only_addresses' THEN
 		PERFORM mailchimp_sync.compare_connection(_connection);
+		-- whom Mailchimp is going to mail is decided anew
+		UPDATE mailchimp_sync.campaign SET altered = true WHERE connection = _connection AND status = 'scheduled' AND NOT hold;
 	END IF;
 	PERFORM mailchimp_sync.wake();
 END

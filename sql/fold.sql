@@ -287,6 +287,10 @@ AS $$
 
 	SELECT mailchimp_sync.settle(a.audience_id, _source_id, _keys, _values)
 	FROM unnest(_audience_ids) AS a(audience_id);
+
+	SELECT mailchimp_sync.skip_waiting(_source_id, ARRAY(SELECT c.contact_key FROM mailchimp_sync.contact c
+		WHERE c.audience_id = ANY (_audience_ids) AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
+			AND c.state = 'opted_out'));
 $$;
 
 /*

@@ -284,6 +284,32 @@ CREATE TRIGGER joined AFTER INSERT ON mailchimp_sync.opt_out
 	REFERENCING NEW TABLE AS joined
 	FOR EACH STATEMENT EXECUTE FUNCTION mailchimp_sync.opt_out_joined();
 
+/*
+ * The same when contacts were looked at: one may have an address by now that has opted out, other than the one with which it
+ * waits. A campaign that Mailchimp has scheduled is not fixed again, but for those who are skipped.
+ */
+CREATE FUNCTION mailchimp_sync.skip_waiting(_source_id integer, _keys text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF _keys = '{}' THEN
+		RETURN;
+	END IF;
+	-- OFFSET, and ON CONFLICT: a lookup each, as above
+	WITH locked AS MATERIALIZED (
+		SELECT r.* FROM unnest(_keys) AS k(contact_key)
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
+			WHERE o.source_id = _source_id AND o.contact_key = k.contact_key COLLATE "C" AND o.status = 'pending'
+				AND mailchimp_sync.campaign_is_unsent((SELECT c.status FROM mailchimp_sync.campaign c WHERE c.campaign_id = o.campaign_id))
+			OFFSET 0 FOR UPDATE SKIP LOCKED) r
+	)
+	INSERT INTO mailchimp_sync.recipient (campaign_id, source_id, contact_key, status, skip_reason, added_at, added_by)
+	SELECT l.campaign_id, l.source_id, l.contact_key, 'skipped', 'opted_out', l.added_at, l.added_by FROM locked l
+	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET status = 'skipped', skip_reason = 'opted_out', detail = NULL;
+END
+$$;
+
 /* ---- for people ---- */
 
 CREATE FUNCTION mailchimp_sync.actor(_by text) RETURNS text

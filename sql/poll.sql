@@ -435,7 +435,7 @@ BEGIN
 	END IF;
 	PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at);
 	-- whoever wants something of it, or had it done since, has looked or will look on that way
-	IF _c.goal IS NULL AND coalesce(_started_at > _c.went_at, true) THEN
+	IF _c.goal IS NULL AND _c.status IN ('prepared', 'scheduled', 'failed') AND coalesce(_started_at > _c.went_at, true) THEN
 		PERFORM mailchimp_sync.adopt_state(_c, _shown);
 	END IF;
 END
@@ -462,7 +462,7 @@ BEGIN
 	IF _walk <> 'state' THEN
 		INSERT INTO mailchimp_sync.poll (campaign_id, started_at, figures) VALUES (_campaign_id, _started_at, '{}');
 		INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset) VALUES (_campaign_id, 'state', 0);
-	ELSIF _c.goal IS NULL THEN
+	ELSIF _c.goal IS NULL AND mailchimp_sync.campaign_leads_to('vanish', _c.status) IS NOT NULL THEN
 		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('vanish', _c.status),
 			next_poll_at = NULL, last_error = 'it was deleted at Mailchimp'
 		WHERE campaign_id = _campaign_id;

@@ -13,9 +13,11 @@
  *	  adopted; who got it is what Mailchimp says. Or it was taken back in time: it is sent as soon as it is corrected.
  *	- Another time, or none, is wanted while the order is under way: the answer is compared with what is wanted by then.
  *	- A time that passed while nothing could be done (a stopped server, a paused audience) is not made up for a day later.
+ *	- Somebody takes it back, or moves it, at Mailchimp, and that was not seen yet: it is looked at before it is corrected.
+ *	- Its audience is paused: what Mailchimp has, or may have, scheduled is taken back all the same.
  */
 
--- so much too late a campaign is still sent
+-- so much too late a campaign still sets out, and as much later it is still sent
 CREATE FUNCTION mailchimp_sync.schedule_grace() RETURNS interval
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -103,12 +105,12 @@ AS $$
 	SELECT mailchimp_sync.campaign_go(_campaign_id);
 $$;
 
-CREATE FUNCTION mailchimp_sync.campaign_too_late(_c mailchimp_sync.campaign) RETURNS boolean
+CREATE FUNCTION mailchimp_sync.campaign_too_late(_c mailchimp_sync.campaign, _grace interval) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF _c.scheduled_for >= mailchimp_sync.clock() - mailchimp_sync.schedule_grace() THEN
+	IF _c.scheduled_for >= mailchimp_sync.clock() - _grace THEN
 		RETURN false;
 	END IF;
 	PERFORM mailchimp_sync.campaign_fail(_c.campaign_id, 'too late',
@@ -128,10 +130,10 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	RETURN CASE
-		WHEN _c.goal = 'send' THEN NULL
-		WHEN _c.goal <> 'schedule' OR _c.hold THEN 'arrive'
-		WHEN _c.scheduled_for > mailchimp_sync.clock() THEN 'schedule'
-		WHEN mailchimp_sync.campaign_too_late(_c) THEN ''
+		WHEN _c.goal = 'send' AND NOT _c.hold THEN NULL
+		WHEN _c.goal NOT IN ('send', 'schedule') OR (_c.goal = 'schedule' AND _c.hold) THEN 'arrive'
+		WHEN _c.goal = 'schedule' AND _c.scheduled_for > mailchimp_sync.clock() THEN 'schedule'
+		WHEN mailchimp_sync.campaign_too_late(_c, 2 * mailchimp_sync.schedule_grace()) THEN ''
 	END;
 END
 $$;
@@ -143,8 +145,8 @@ AS $$
 DECLARE
 	_ask	mailchimp_sync.ask;
 BEGIN
-	IF mailchimp_sync.not_to_be_sent_now(_c) IS DISTINCT FROM 'schedule' THEN
-		_ask.elsewhere := 'send';
+	_ask.elsewhere := coalesce(mailchimp_sync.not_to_be_sent_now(_c), 'send');
+	IF _ask.elsewhere <> 'schedule' THEN
 		RETURN _ask;
 	END IF;
 	_ask.elsewhere := mailchimp_sync.last_look(_c);
@@ -188,27 +190,47 @@ $$;
 
 /* ---- scheduled ---- */
 
--- the hour of a campaign that we hold has come
+-- the hour of a campaign that we hold has come, unless somebody has taken it back at this very moment
 CREATE FUNCTION mailchimp_sync.step_release(_c mailchimp_sync.campaign) RETURNS boolean
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF NOT mailchimp_sync.campaign_too_late(_c) THEN
+	IF _c.status <> 'scheduled' OR NOT _c.hold THEN
+		RETURN false;
+	ELSIF NOT mailchimp_sync.campaign_too_late(_c, mailchimp_sync.schedule_grace()) THEN
 		PERFORM mailchimp_sync.campaign_sets_out(_c, 'release', 'send', 'domain');
 	END IF;
 	RETURN false;
 END
 $$;
 
--- somebody who opted out is in the segment of a campaign that Mailchimp is going to send (D12)
-CREATE FUNCTION mailchimp_sync.step_correct(_c mailchimp_sync.campaign) RETURNS boolean
+/*
+ * Somebody who opted out is in the segment of a campaign that Mailchimp is going to send (D12), or something else of it
+ * (altered) is not what it should be there. It is looked at first: people may have taken its schedule back, or given it another time.
+ */
+CREATE FUNCTION mailchimp_sync.ask_correct(_c mailchimp_sync.campaign) RETURNS mailchimp_sync.ask
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.ask_look(_c)
+$$;
+
+CREATE FUNCTION mailchimp_sync.correct_done(_campaign_id bigint, _shown mailchimp_sync.shown) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 BEGIN
-	PERFORM mailchimp_sync.campaign_sets_out(_c, 'correct', 'schedule', 'unschedule');
-	RETURN false;
+	IF _c.goal IS NOT NULL OR _c.status <> 'scheduled' THEN
+		RETURN;		-- somebody wants something else of it by now
+	END IF;
+	PERFORM mailchimp_sync.adopt_state(_c, _shown);
+	SELECT * INTO STRICT _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id;
+	IF _c.status = 'scheduled' AND NOT _c.hold THEN
+		PERFORM mailchimp_sync.campaign_sets_out(_c, 'correct', 'schedule', 'unschedule');
+	END IF;
 END
 $$;
 

@@ -72,9 +72,9 @@ AS $$
 		('send',			false,	'sent',				'look'),
 		('look',			false,	'sent',				NULL),
 		('sent',			false,	NULL,				NULL),
-		-- scheduled: the hour of one that we hold, a recipient who opted out, another wish
+		-- scheduled: the hour of one that we hold, something that is to be put right, another wish
 		('release',			true,	'join',				NULL),
-		('correct',			true,	'unschedule',		NULL),
+		('correct',			false,	'unschedule',		NULL),
 		('unschedule',		false,	'join',				'look'),
 		-- cancel, delete
 		('recall',			false,	'drop_campaign',	NULL),
@@ -200,27 +200,28 @@ BEGIN
 	SELECT c.campaign_id, s.step, coalesce(c.next_attempt_at, mailchimp_sync.clock())
 	FROM mailchimp_sync.usable_connection u
 	JOIN (
-		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, o.step
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at, o.step, o.begun_at
 		FROM mailchimp_sync.campaign o WHERE o.goal IS NOT NULL
 		UNION ALL
 		-- who opted out leaves the segment of a prepared or scheduled campaign at once (D12)
 		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at,
-			CASE WHEN o.status = 'prepared' OR o.hold THEN 'remove' ELSE 'correct' END
+			CASE WHEN o.status = 'prepared' OR o.hold THEN 'remove' ELSE 'correct' END, NULL
 		FROM mailchimp_sync.campaign o
 		WHERE o.status IN ('prepared', 'scheduled') AND o.goal IS NULL
-			AND EXISTS (SELECT FROM mailchimp_sync.leaving_recipients(o.campaign_id, 1))
+			AND (o.altered AND o.status = 'scheduled' AND NOT o.hold
+				OR EXISTS (SELECT FROM mailchimp_sync.leaving_recipients(o.campaign_id, 1)))
 		UNION ALL
-		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.scheduled_for, o.next_attempt_at), 'release'
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.scheduled_for, o.next_attempt_at), 'release', NULL
 		FROM mailchimp_sync.campaign o WHERE o.status = 'scheduled' AND o.goal IS NULL AND o.hold
 		UNION ALL
-		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.tidy_at, o.next_attempt_at), 'drop_segment'
+		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.tidy_at, o.next_attempt_at), 'drop_segment', NULL
 		FROM mailchimp_sync.usable_connection n CROSS JOIN LATERAL mailchimp_sync.campaign_to_tidy(n.connection) o
 	) c USING (connection)
 	JOIN mailchimp_sync.campaign_steps() s ON s.step = c.step AND s.is_local = _is_local
 	WHERE (_connection IS NULL OR c.connection = _connection)
-		-- what has left already is seen to its end, and who opted out does not wait
-		AND (c.status = 'sending' OR c.step IN ('correct', 'unschedule') OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a
-			WHERE a.audience_id = c.audience_id AND a.paused))
+		-- what has left already is seen to its end, and what Mailchimp may be about to send is stopped in any case
+		AND (c.status = 'sending' OR c.step IN ('correct', 'unschedule', 'recall') OR (c.step = 'schedule' AND c.begun_at IS NOT NULL)
+			OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a WHERE a.audience_id = c.audience_id AND a.paused))
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 			WHERE f.kind = 'campaign' AND f.campaign_id = c.campaign_id AND f.doubt_at IS NULL)
 	ORDER BY 3, 1;

@@ -267,7 +267,8 @@ BEGIN
 	ELSIF _step = 'look' AND _c.restored_at IS NOT NULL
 			AND (_shown.status IN ('save', 'paused') OR _c.goal IN ('cancel', 'delete')) THEN
 		PERFORM mailchimp_sync.campaign_traced(_c, _shown.template_id);
-	ELSIF _shown.status NOT IN ('save', 'paused') THEN
+	-- after the order to send it may show as scheduled for a moment (API 5.8)
+	ELSIF _shown.status NOT IN ('save', 'paused') AND NOT (_step = 'sent' AND _shown.status = 'schedule') THEN
 		PERFORM mailchimp_sync.campaign_fail(_campaign_id, 'changed at Mailchimp', format('it is "%s" there', _shown.status));
 	ELSIF _step = 'count' AND _shown.segment_id IS DISTINCT FROM _c.segment_id THEN
 		PERFORM mailchimp_sync.campaign_aims_elsewhere(_c);
@@ -534,7 +535,7 @@ BEGIN
 		PERFORM mailchimp_sync.campaign_go(_campaign_id, 'count', 2 ^ _c.refusals * interval '1 second');
 	ELSE
 		PERFORM mailchimp_sync.campaign_fail(_campaign_id, _title, CASE WHEN _status = 404
-			AND _step IN ('settings', 'content', 'count', 'checklist', 'schedule', 'unschedule', 'send', 'look', 'sent')
+			AND _step IN ('settings', 'content', 'count', 'checklist', 'schedule', 'correct', 'unschedule', 'send', 'look', 'sent')
 			THEN 'the campaign is gone at Mailchimp' ELSE _detail END);
 	END IF;
 END

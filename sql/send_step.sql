@@ -494,7 +494,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF _c.goal = 'prepare' THEN
+	IF _c.goal IN ('prepare', 'unschedule') THEN
 		PERFORM mailchimp_sync.campaign_rests(_c.campaign_id, 'arrive');
 	ELSIF _c.goal = 'schedule' AND _c.hold THEN
 		PERFORM mailchimp_sync.campaign_rests(_c.campaign_id, 'wait');

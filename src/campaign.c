@@ -128,6 +128,14 @@ look_answered(const Answer *a)
 }
 
 static void
+correct_answered(const Answer *a)
+{
+	MC_SQL("SELECT mailchimp_sync.correct_done($1, "
+		   "mailchimp_sync.as_shown($2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12))",
+		   a->campaign, MC_SHOWN(a->json));
+}
+
+static void
 walk_answered(const Answer *a)
 {
 	MC_SQL("SELECT mailchimp_sync.walk_done($1, $2)", a->campaign,
@@ -228,6 +236,7 @@ static const struct
 	{"drop_segment", drop_answered},   {"renew", renew_answered},
 	{"sent_to", sent_to_answered},	   {"find_tags", find_tags_answered},
 	{"tag_members", tagged_answered},  {"foreign_members", foreign_answered},
+	{"correct", correct_answered},
 };
 
 static Answer

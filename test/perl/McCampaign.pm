@@ -144,6 +144,53 @@ sub campaign
 	return $id;
 }
 
+# ---- at a given time, in seconds since 1970; hold: by us
+
+sub iso { my ($self, $at) = @_; return POSIX::strftime('%Y-%m-%dT%H:%M:%S+00:00', gmtime $at) }
+
+sub schedule
+{
+	my ($self, $campaign, $at, $hold) = @_;
+	$self->mia("SELECT mc_schedule_campaign($campaign, to_timestamp($at)" . ($hold ? ', true)' : ')'));
+}
+
+# One that is scheduled at Mailchimp for the full quarter after so many seconds.
+sub scheduled
+{
+	my ($self, $name, $keys, $seconds) = @_;
+	my $campaign = $self->campaign($name, $keys);
+	my $at = $self->quarter($seconds);
+	$self->schedule($campaign, $at);
+	$self->wait_status($campaign, 'scheduled');
+	return ($campaign, $at);
+}
+
+# What Mailchimp shows of it: status, the hour, how often it was sent.
+sub there
+{
+	my ($self, $campaign) = @_;
+	my $id = $self->column($campaign, 'mailchimp_id');
+	my ($shown) = grep { $_->{id} eq $id } @{ $self->{sim}->get('/_sim/campaigns')->{campaigns} };
+	return join ' ', $shown->{status}, $shown->{scheduled_for} || 'never', $shown->{sends};
+}
+
+# The actions on campaigns since a request of the journal, in their order.
+sub actions
+{
+	my ($self, $since) = @_;
+	return join ' ', map { $_->{path} =~ m{/actions/([a-z-]+)$} ? $1 : () }
+	  $self->{sim}->journal(since => $since, method => 'POST', path => '/actions/');
+}
+
+sub last_request { my ($self) = @_; return (sort { $b <=> $a } 0, map { $_->{n} } $self->{sim}->journal)[0] }
+
+# Somebody does something with it at Mailchimp itself.
+sub act
+{
+	my ($self, $campaign, $action, %more) = @_;
+	return $self->{sim}->post('/_sim/act', { campaign => $self->column($campaign, 'mailchimp_id'), action => $action, %more });
+}
+
 # '' while the server restarts
 sub column
 {

@@ -10,8 +10,8 @@ use Test::More;
 my $crm = McCampaign->start(people => 12, worker => 1, plan => 'premium');
 my ($sim, $node) = @$crm{qw(sim node)};
 
-sub iso { return POSIX::strftime('%Y-%m-%dT%H:%M:%S+00:00', gmtime $_[0]) }
-sub act { my ($campaign, $action, %more) = @_; $sim->post('/_sim/act', { campaign => $crm->column($campaign, 'mailchimp_id'), action => $action, %more }) }
+sub iso { return $crm->iso(@_) }
+sub act { return $crm->act(@_) }
 
 # A poll that set out after this is over.
 sub poll_now
@@ -60,6 +60,66 @@ $crm->wait_status($campaign, 'sent');
 is($crm->remains('App'), 'campaigns 1 sends 1 segments 1 p1@example.org=1 p2@example.org=1', 'N2: sent at that hour, to the others');
 is($crm->recipients($campaign), '1 sent, 2 sent, 3 skipped opted_out', 'and we know to whom');
 
+# what is done there and not seen yet counts when it has to be corrected for somebody who opts out: another time, or none
+$campaign = prepared('Unseen', '{1,2,6,7}');
+$crm->schedule($campaign, $quarter = $crm->quarter(7200));
+$crm->wait_status($campaign, 'scheduled');
+act($campaign, 'unschedule');
+act($campaign, 'schedule', at => iso($quarter + 900));
+($since) = sort { $b <=> $a } map { $_->{n} } $sim->journal;
+$crm->mia("SELECT mc_opt_out('candidate', 6)");
+$sim->wait_requests(1, since => $since, path => '/actions/schedule$');
+$crm->wait_status($campaign, 'scheduled');
+is($crm->there($campaign), 'schedule ' . iso($quarter + 900) . ' 0', 'another time that nobody here has seen yet: corrected for that one');
+act($campaign, 'unschedule');
+$crm->mia("SELECT mc_opt_out('candidate', 7)");
+$crm->wait_status($campaign, 'prepared');
+McTest::poll('who opted out to leave the segment', sub { $crm->super("SELECT count(*) FROM mailchimp_sync.recipient WHERE campaign_id = $campaign AND segment_email IS NOT NULL") == 2 });
+is($crm->there($campaign), 'paused never 0', 'taken back there, and not scheduled again');
+
+# aimed at others, or at those who were there before somebody left: seen, and put right before its hour (N2)
+my $api = HTTP::Tiny->new(default_headers => { Authorization => 'Bearer demo-us1', 'Content-Type' => 'application/json' });
+my $id = $crm->column($campaign, 'mailchimp_id');
+is($api->request('PATCH', $sim->url . "/3.0/campaigns/$id", { content => qq({"recipients": {"list_id": "$crm->{list}"}}) })->{status}, 200,
+	'somebody aims it at the whole list');
+($since) = sort { $b <=> $a } map { $_->{n} } $sim->journal;
+act($campaign, 'schedule', at => iso($quarter + 900));
+$crm->mia("SELECT mc_poll_campaign($campaign)");
+$sim->wait_requests(1, since => $since, path => '/actions/schedule$');
+$crm->wait_status($campaign, 'scheduled');
+$crm->both_at($quarter + 901);
+$crm->wait_status($campaign, 'sent');
+is($crm->remains('Unseen'), 'campaigns 1 sends 1 segments 1 p1@example.org=1 p2@example.org=1', 'and schedules it: sent to its own recipients alone');
+
+$campaign = prepared('Frozen', '{1,2,8}');
+$sim->hold(method => 'PATCH', path => '/members/', when => 'before');	# Mailchimp does not know that they opted out
+act($campaign, 'schedule', at => iso($quarter = $crm->quarter(7200)));
+($since) = sort { $b <=> $a } map { $_->{n} } $sim->journal;
+$crm->mia("SELECT mc_opt_out('candidate', 8)");
+$sim->wait_requests(1, since => $since, method => 'POST', path => '/segments/\d+$');
+$crm->mia("SELECT mc_poll_campaign($campaign)");
+$sim->wait_requests(1, since => $since, path => '/actions/schedule$');
+$crm->wait_status($campaign, 'scheduled');
+$crm->both_at($quarter + 1);
+$crm->wait_status($campaign, 'sent');
+is($crm->remains('Frozen'), 'campaigns 1 sends 1 segments 1 p1@example.org=1 p2@example.org=1', 'N2: scheduled there before somebody left its segment');
+$sim->release;
+
+# changed here when it is scheduled there: with the words of here
+$campaign = prepared('Words', '{1,2}');
+act($campaign, 'schedule', at => iso($quarter = $crm->quarter(7200)));
+$crm->mia("SELECT mc_alter_campaign($campaign, '{\"subject\": \"Newest words\"}')");
+$crm->wait_status($campaign, 'failed');
+$crm->mia("SELECT mc_poll_campaign($campaign)");
+($since) = sort { $b <=> $a } map { $_->{n} } $sim->journal;
+$sim->wait_requests(1, since => $since, path => '/actions/schedule$');
+$crm->wait_status($campaign, 'scheduled');
+is(join(' ', map { $_->{settings}{subject_line} } grep { $_->{title} =~ /^Words \[/ } @{ $sim->get('/_sim/campaigns')->{campaigns} }), 'Newest words',
+	'altered here meanwhile: what was altered is not lost');
+is($crm->there($campaign), 'schedule ' . iso($quarter) . ' 0', 'and its hour stays');
+$crm->mia("SELECT mc_delete_campaign($campaign)");
+$crm->wait_status($campaign, 'deleted');
+
 # ---- edited there
 
 $campaign = prepared('Draft title', '{1,2}');
@@ -87,6 +147,28 @@ $campaign = prepared('Thrown away', '{1,2}');
 act($campaign, 'delete');
 poll_now($campaign);
 is($crm->column($campaign, "concat_ws(' ', status, last_error)"), 'deleted it was deleted at Mailchimp', 'deleted at Mailchimp: adopted');
+
+# a poll is answered when it is gone by our own doing
+$campaign = prepared('Looked at', '{1,2}');
+$sim->hold(method => 'GET', path => '^/campaigns/' . $crm->column($campaign, 'mailchimp_id') . '$', when => 'before');
+$crm->mia("SELECT mc_poll_campaign($campaign)");
+$sim->wait_held;
+$crm->mia("SELECT mc_delete_campaign($campaign)");
+$crm->wait_status($campaign, 'deleted');
+$sim->release;
+$node->wait_until("SELECT NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.campaign_id = $campaign)");
+
+# ---- the order to send was taken, and it shows as scheduled for a while (API 5.8)
+
+$campaign = prepared('Queued', '{1,2}');
+$sim->fault(method => 'POST', path => '/actions/send$', fault => { type => 'status', status => 204 });
+$crm->mia("SELECT mc_send_campaign($campaign)");
+$sim->wait_requests(1, path => "/campaigns/@{[$crm->column($campaign, 'mailchimp_id')]}/actions/send\$");
+act($campaign, 'schedule', at => iso($quarter = $crm->quarter(900)));
+McTest::poll('it to be seen', sub { $crm->column($campaign, 'mailchimp_status') eq 'schedule' });
+$crm->both_at($quarter + 1);
+$crm->wait_status($campaign, 'sent');
+is($crm->remains('Queued'), 'campaigns 1 sends 1 segments 1 p1@example.org=1 p2@example.org=1', 'it is waited for');
 
 # ---- one that has failed is mended and sent there
 
@@ -128,8 +210,7 @@ $crm->wait_status($campaign, 'deleted');
 # ---- aimed at others: put right before anything is sent (N2)
 
 $campaign = prepared('Aim', '{1,2}');
-my $id = $crm->column($campaign, 'mailchimp_id');
-my $api = HTTP::Tiny->new(default_headers => { Authorization => 'Bearer demo-us1', 'Content-Type' => 'application/json' });
+$id = $crm->column($campaign, 'mailchimp_id');
 my $answer = $api->request('PATCH', $sim->url . "/3.0/campaigns/$id", { content => qq({"recipients": {"list_id": "$crm->{list}"}}) });
 is($answer->{status}, 200, 'somebody aims it at the whole list');
 $crm->mia("SELECT mc_send_campaign($campaign)");
@@ -145,7 +226,7 @@ poll_now($campaign);
 $crm->wait_status($campaign, 'sent');
 McTest::poll('all who got it', sub { $crm->mia("SELECT count(*) FILTER (WHERE r.status = 'sent') = max(c.emails_sent) FROM mc_campaign_recipient r "
 		. "JOIN mc_campaign c USING (campaign_id) WHERE campaign_id = $campaign") eq 't' });
-is($crm->mia("SELECT emails_sent FROM mc_campaign WHERE campaign_id = $campaign"), 11, 'sent there to the whole list: all of them are recipients');
+is($crm->mia("SELECT emails_sent FROM mc_campaign WHERE campaign_id = $campaign"), 8, 'sent there to the whole list: all of them are recipients');
 
 # ---- canceled while it is being sent: who has got it has got it
 

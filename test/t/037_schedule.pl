@@ -10,35 +10,12 @@ use Test::More;
 my $crm = McCampaign->start(people => 12, worker => 1);
 my ($sim, $node) = @$crm{qw(sim node)};
 
-sub iso { return POSIX::strftime('%Y-%m-%dT%H:%M:%S+00:00', gmtime $_[0]) }
-sub schedule { my ($campaign, $at, $hold) = @_; $crm->mia("SELECT mc_schedule_campaign($campaign, to_timestamp($at)" . ($hold ? ', true)' : ')')) }
-
-# what Mailchimp shows of it: status, the hour, how often it was sent
-sub there
-{
-	my ($campaign) = @_;
-	my $id = $crm->column($campaign, 'mailchimp_id');
-	my ($shown) = grep { $_->{id} eq $id } @{ $sim->get('/_sim/campaigns')->{campaigns} };
-	return join ' ', $shown->{status}, $shown->{scheduled_for} || 'never', $shown->{sends};
-}
-
-sub scheduled
-{
-	my ($name, $keys, $seconds) = @_;
-	my $campaign = $crm->campaign($name, $keys);
-	my $at = $crm->quarter($seconds);
-	schedule($campaign, $at);
-	$crm->wait_status($campaign, 'scheduled');
-	return ($campaign, $at);
-}
-
-sub routes
-{
-	my ($since) = @_;
-	return join ' ', map { $_->{path} =~ m{/actions/([a-z-]+)$} ? $1 : () } $sim->journal(since => $since, method => 'POST', path => '/actions/');
-}
-
-sub last_request { return (sort { $b <=> $a } 0, map { $_->{n} } $sim->journal)[0] }
+sub iso { return $crm->iso(@_) }
+sub schedule { return $crm->schedule(@_) }
+sub scheduled { return $crm->scheduled(@_) }
+sub there { return $crm->there(@_) }
+sub routes { return $crm->actions(@_) }
+sub last_request { return $crm->last_request }
 
 # ---- D6: which times are taken
 

@@ -34,4 +34,16 @@ $crm->mia("SELECT mc_send_campaign($campaign)");
 $crm->wait_status($campaign, 'sent');
 is($crm->remains('Again'), 'campaigns 1 sends 1 segments 1 p3@example.org=1', 'nor who is not on the list any more');
 
+# nor when Mailchimp has it scheduled already
+$crm->ada(q{SELECT mc_alter_connection('demo', '{"only_addresses": ["p1@example.org", "p3@example.org"]}')});
+$node->wait_until("SELECT in_sync = 2 FROM mc_audience_status");
+($campaign, my $quarter) = $crm->scheduled('Timed', '{1,3}', 3600);
+my $since = $crm->last_request;
+$crm->ada(q{SELECT mc_alter_connection('demo', '{"only_addresses": ["p3@example.org"]}')});
+$sim->wait_requests(1, since => $since, path => '/actions/schedule$');
+$crm->wait_status($campaign, 'scheduled');
+$crm->both_at($quarter + 1);
+$crm->wait_status($campaign, 'sent');
+is($crm->remains('Timed'), 'campaigns 1 sends 1 segments 1 p3@example.org=1', 'a campaign that is scheduled is corrected');
+
 done_testing();
