@@ -355,11 +355,10 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.recipient r SET resolution = NULL
-	FROM (SELECT o.contact_key FROM unnest(_keys) AS k(contact_key)
-		-- OFFSET: a lookup each, whatever the planner knows of the table
-		CROSS JOIN LATERAL (SELECT n.contact_key FROM mailchimp_sync.recipient n WHERE n.campaign_id = _campaign_id
-			AND n.source_id = _source_id AND n.contact_key = k.contact_key AND n.resolution IS NOT NULL OFFSET 0) o) b
-	WHERE r.campaign_id = _campaign_id AND r.source_id = _source_id AND r.contact_key = b.contact_key;
+	-- the keys are a page of sorted ones: a range is read by the index in any case
+	FROM (SELECT min(k.contact_key COLLATE "C") AS first, max(k.contact_key COLLATE "C") AS last FROM unnest(_keys) AS k(contact_key)) p
+	WHERE r.campaign_id = _campaign_id AND r.source_id = _source_id AND r.contact_key BETWEEN p.first AND p.last
+		AND r.resolution IS NOT NULL AND r.contact_key = ANY (_keys);
 	DELETE FROM mailchimp_sync.recipient_exclusion e
 	WHERE e.campaign_id = _campaign_id AND e.source_id = _source_id AND e.contact_key = ANY (_keys);
 $$;
