@@ -165,7 +165,8 @@ AS $$
 	CROSS JOIN LATERAL (SELECT CASE WHEN NOT w.is_all OR w.exclude <> '{}'
 		THEN ARRAY(SELECT lower(btrim(t, E' \t\r\n')) COLLATE "C" FROM unnest(m.sent_tags || m.shown_tags) AS t) ELSE '{}' END AS tags) g
 	WHERE (w.is_all OR g.tags && w.include) AND NOT g.tags && w.exclude
-		AND mailchimp_sync.member_skip_reason(m.status, m.archived_by_us) IS NULL AND m.status IS DISTINCT FROM 'pending'
+		-- member_skip_reason(), and who has not confirmed
+		AND (coalesce(m.status, 'subscribed') = 'subscribed' OR m.status = 'archived' AND m.archived_by_us)
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.recipient_exclusion e WHERE e.campaign_id = _c.campaign_id
 			AND e.source_id = c.source_id AND e.contact_key = c.contact_key)
 $$;
