@@ -207,7 +207,8 @@ BEGIN
 		SELECT o.campaign_id, o.connection, o.audience_id, o.status, o.next_attempt_at,
 			CASE WHEN o.status = 'prepared' OR o.hold THEN 'remove' ELSE 'correct' END, NULL
 		FROM mailchimp_sync.campaign o
-		WHERE o.status IN ('prepared', 'scheduled') AND o.goal IS NULL
+		-- not asked where it is not wanted: that is a lookup for each campaign that waits
+		WHERE NOT _is_local AND o.status IN ('prepared', 'scheduled') AND o.goal IS NULL
 			AND (o.altered AND o.status = 'scheduled' AND NOT o.hold
 				OR EXISTS (SELECT FROM mailchimp_sync.leaving_recipients(o.campaign_id, 1)))
 		UNION ALL
