@@ -19,7 +19,7 @@ package McWays;
 use strict;
 use warnings;
 use McTest;
-use List::Util qw(min);
+use List::Util qw(max min);
 use Test::More;
 
 my $mailed = 'campaigns 1 sends 1 segments 1 p1@example.org=1 p2@example.org=1 p3@example.org=1';
@@ -55,7 +55,7 @@ sub schedule
 {
 	return { sql => sub {
 		my ($run, $self) = @_;
-		$self->{hour} //= $self->{crm}->quarter(7200);
+		$self->{hour} //= $self->{crm}->quarter(21600);
 		return "SELECT mc_schedule_campaign($run->{campaign}, to_timestamp($self->{hour}))";
 	} };
 }
@@ -78,7 +78,7 @@ my %ways = (
 	# who opts out makes that the schedule is taken back, and given anew
 	correct => [ schedule(), 'scheduled', $opt_out, 'scheduled', '*', \&hour, 'sent' ],
 	hold => [ { sql => sub { "SELECT mc_schedule_campaign($_[0]{campaign}, to_timestamp(60 + @{[$_[1]{crm}->now]}), true)" } },
-		'scheduled', 'sent', '*' ],		# before the hour of others, when it would be too late
+		'sent', '*' ],		# before the hour of others, when it would be too late
 	# as after mc_resume in a copy
 	restored => [ prepared(), restored(), verb('send'), 'sent' ],
 	adopted => [ prepared(), \&sent_there, restored(), verb('send'), 'sent' ]);
@@ -363,35 +363,40 @@ sub states
 {
 	my ($self, @open) = @_;
 	my $ids = join ',', map { $_->{campaign} } @open;
-	my $w = "(SELECT c.campaign_id, c.status, c.step, c.cursor, c.attempts, c.goal IS NOT NULL OR EXISTS (
-			SELECT FROM mailchimp_sync.recipient r
-			WHERE r.campaign_id = c.campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL AND c.status <> 'sent') AS has_goal,
-		greatest(CASE WHEN c.goal IS NOT NULL THEN c.next_attempt_at ELSE least(c.next_poll_at, CASE WHEN c.hold THEN c.scheduled_for END) END,
+	# somebody who opted out and is in the segment still is something to do, too
+	my $w = "(SELECT c.campaign_id, c.status, c.step, c.cursor, c.attempts, c.goal IS NOT NULL OR o.is_to_leave AS has_goal,
+		EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.campaign_id = c.campaign_id AND f.doubt_at IS NULL) AS is_busy,
+		greatest(CASE WHEN c.goal IS NOT NULL OR o.is_to_leave THEN c.next_attempt_at
+				ELSE least(c.next_poll_at, CASE WHEN c.hold THEN c.scheduled_for END) END,
 			(SELECT min(n.next_attempt_at) FROM mailchimp_sync.waiting_connection n)) AS at
-		FROM mailchimp_sync.campaign c WHERE c.campaign_id IN ($ids)) w";
+		FROM mailchimp_sync.campaign c
+		CROSS JOIN LATERAL (SELECT c.status IN ('prepared', 'scheduled') AND EXISTS (SELECT FROM mailchimp_sync.recipient r
+			WHERE r.campaign_id = c.campaign_id AND r.status = 'skipped' AND r.segment_email IS NOT NULL) AS is_to_leave) o
+		WHERE c.campaign_id IN ($ids)) w";
 	my $rows = eval { $self->{crm}->super(<<"SQL") } // return ();
 DO \$\$
 DECLARE
 	same	integer := 0;
 	rest	text;
 	rests	boolean;
+	is_busy	boolean;
 	seen	text;
 	before	text;
 BEGIN
 	FOR i IN 1 .. 50 LOOP
 		SELECT coalesce(string_agg(campaign_id || ' ' || status, ' ' ORDER BY campaign_id) FILTER (WHERE NOT has_goal), ''),
 			bool_and(NOT has_goal OR coalesce(at > mailchimp_sync.clock(), false)),
-			string_agg(concat_ws(' ', campaign_id, status, step, cursor, attempts, has_goal), ',' ORDER BY campaign_id)
-		INTO rest, rests, seen FROM $w;
+			string_agg(concat_ws(' ', campaign_id, status, step, cursor, attempts, has_goal), ',' ORDER BY campaign_id),
+			coalesce(bool_or(w.is_busy), false)
+		INTO rest, rests, seen, is_busy FROM $w;
 		same := CASE WHEN seen = before THEN same + 1 ELSE 0 END;
-		EXIT WHEN rests OR rest <> '$self->{rest}' OR same >= 8;
+		EXIT WHEN rests OR rest <> '$self->{rest}' OR same >= 25 OR (same >= 8 AND NOT is_busy);
 		before := seen;
 		PERFORM pg_sleep(0.02);
 	END LOOP;
 END
 \$\$;
-SELECT w.campaign_id, w.status, w.has_goal, w.step, w.cursor, w.attempts,
-	EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.campaign_id = w.campaign_id AND f.doubt_at IS NULL),
+SELECT w.campaign_id, w.status, w.has_goal, w.step, w.cursor, w.attempts, w.is_busy,
 	coalesce(ceil(extract(epoch FROM w.at - mailchimp_sync.clock())), 0),
 	coalesce(ceil(extract(epoch FROM (SELECT min(f.ghost_until) FROM mailchimp_sync.inflight f) - mailchimp_sync.clock())), 40)
 FROM $w
@@ -406,19 +411,20 @@ SQL
 	return %state;
 }
 
-# They wait for time to pass, or for slots that are haunted.
+# They wait for time to pass, or for slots that are haunted. As long as all of them, unless what is held could not land any more.
 sub pass_time
 {
 	my ($self, @states) = @_;
 	my $crm = $self->{crm};
 	my @held = @{ $crm->{sim}->get('/_sim/holds')->{held} };
 	my @resting = grep { !$_->{is_busy} } @states;
+	my $lands = grep { $_->{method} ne 'GET' } @held;
 
 	return if !@resting || @states - @resting > @held;
 	my $wait = min map { $_->{wait} } @resting;
 	return if $wait <= 0 && $self->{idle} < 3;
-	$wait = $resting[0]{haunted} if $wait <= 0;
-	$self->{moved} = (grep { $_->{method} ne 'GET' } @held) ? $self->{moved} + $wait : 0;
+	$wait = $wait <= 0 ? $resting[0]{haunted} : $lands ? $wait : max map { $_->{wait} } @resting;
+	$self->{moved} = $lands ? $self->{moved} + $wait : 0;
 	die 'our clock would be moved too far while requests are held' if $self->{moved} > $landing;
 	eval { $crm->later($wait) };
 	$self->{idle} = 0;
