@@ -169,6 +169,7 @@ DECLARE
 	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 BEGIN
 	PERFORM mailchimp_sync.forget_ghosts(_campaign_id, 'schedule');
+	UPDATE mailchimp_sync.campaign SET mailchimp_status = 'schedule' WHERE campaign_id = _campaign_id;
 	IF _c.goal = 'schedule' AND NOT _c.hold AND _c.scheduled_for = _c.told_for THEN
 		PERFORM mailchimp_sync.campaign_rests(_campaign_id, 'wait');
 	ELSE
@@ -258,7 +259,8 @@ DECLARE
 	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 BEGIN
 	PERFORM mailchimp_sync.forget_ghosts(_campaign_id, 'unschedule');
-	UPDATE mailchimp_sync.campaign SET told_for = NULL WHERE campaign_id = _campaign_id;
+	-- save or paused, the next look shows which
+	UPDATE mailchimp_sync.campaign SET told_for = NULL, mailchimp_status = NULL WHERE campaign_id = _campaign_id;
 	IF _c.goal = 'unschedule' AND _c.restored_at IS NULL THEN
 		PERFORM mailchimp_sync.campaign_rests(_campaign_id, 'arrive');
 	ELSE

@@ -37,7 +37,7 @@ is($crm->column($campaign, 'status'), 'draft', 'nothing has happened to it');
 my $since = last_request();
 schedule($campaign, $quarter);
 $crm->wait_status($campaign, 'scheduled');
-is($crm->column($campaign, 'extract(epoch FROM scheduled_for)'), "$quarter.000000", 'R28: scheduled for that time');
+is($crm->column($campaign, "concat_ws(' ', extract(epoch FROM scheduled_for), mailchimp_status)"), "$quarter.000000 schedule", 'R28: scheduled for that time');
 is(there($campaign), "schedule " . iso($quarter) . ' 0', 'at Mailchimp, too, and not sent');
 is($crm->column($campaign, 'extract(epoch FROM next_poll_at) <= ' . $quarter), 't', 'looked at no later than at its hour');
 $crm->both_at($quarter - 10);
