@@ -227,7 +227,7 @@ SQL
 		eval { $self->later($wait > 0 ? $wait : 40) } if $wait > 0 || $idle >= 25;
 		$idle = 0 if $idle >= 25;
 		return 0;
-	});
+	}, 0.02);
 }
 
 # What Mailchimp has of the campaigns of that name: how many, how often sent, their segments, mails to each address.

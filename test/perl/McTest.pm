@@ -21,6 +21,7 @@ use strict;
 use warnings;
 use Cwd qw(abs_path);
 use File::Basename qw(dirname);
+use List::Util ();
 use Time::HiRes ();
 
 our $root = abs_path(dirname(__FILE__) . '/../..');
@@ -28,17 +29,18 @@ our $root = abs_path(dirname(__FILE__) . '/../..');
 # How long anything that is waited for may take, in seconds, on a busy machine.
 our $patience = $ENV{PG_TEST_TIMEOUT_DEFAULT} || 120;
 
-# Calls a function until it returns something true, and returns that.
+# Calls a function until it returns something true, and returns that. The pauses grow with the time that has passed, for
+# most looks are a psql each, and what is waited for needs the processor, too; none is longer than so many seconds.
 sub poll
 {
-	my ($what, $function) = @_;
-	my $end = Time::HiRes::time() + $patience;
+	my ($what, $function, $longest) = @_;
+	my $begin = Time::HiRes::time();
 
-	while (Time::HiRes::time() < $end)
+	while ((my $passed = Time::HiRes::time() - $begin) < $patience)
 	{
 		my $result = $function->();
 		return $result if $result;
-		Time::HiRes::sleep(0.02);
+		Time::HiRes::sleep(List::Util::max(0.02, List::Util::min($passed / 10, $longest // 0.25)));
 	}
 	die "waited $patience s in vain for $what";
 }

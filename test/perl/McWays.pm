@@ -273,7 +273,7 @@ sub go
 	while (my @open = grep { !is_done($_) } @$runs)
 	{
 		my $names = join ', ', map { $_->{name} } @open;
-		my $news = eval { McTest::poll("one of $names to go on", sub { $until->() ? 'enough' : $self->look(@open) }) };
+		my $news = eval { McTest::poll("one of $names to go on", sub { $until->() ? 'enough' : $self->look(@open) }, 0.02) };
 		die $@, $self->describe(@open) if !defined $news;
 		last if $news eq 'enough';
 	}

@@ -38,7 +38,8 @@ $crm->ann("UPDATE crm.candidate SET active = true, linked = true, email = 'c' ||
 # -----------------------------------------------------------------------------------------------------------------
 
 my $since = $crm->{since};
-$sim->hold(method => 'POST', path => '^/lists/[^/]+$', nth => 2, when => 'after');
+# requests of one moment arrive in any order; the first contact, by the key as text, is in a full one
+$sim->hold(method => 'POST', path => '^/lists/[^/]+$', body => '"c1@crm\\.test"', when => 'after');
 $crm->max("SELECT mc_sync_audience('people')");
 my $session = $node->session(as => 'max');
 McTest::begin($session, 'CALL mc_run();');
@@ -63,7 +64,7 @@ my @journal = $crm->journal;
 is(join(', ', map { "$_->{route} $_->{status}" } @journal),
 	join(', ', 'GET /lists/{list_id}/merge-fields 200', 'POST /lists/{list_id}/merge-fields 200', ('POST /lists/{list_id} 200') x 3),
 	'the list\'s fields are read, what misses is made, three requests carry 1,200 contacts');
-is(join(' ', map { scalar @{ $_->{body}{members} } } grep { $_->{body} && $_->{body}{members} } @journal), '500 500 200', 'up to 500 each');
+is(join(' ', sort { $b <=> $a } map { scalar @{ $_->{body}{members} } } grep { $_->{body} && $_->{body}{members} } @journal), '500 500 200', 'up to 500 each');
 is_deeply($journal[1]{body}, { tag => 'OWNERNAME', name => 'OWNERNAME', type => 'text' }, 'the merge field that the list lacked');
 my ($seven) = grep { $_->{email_address} eq 'c7@crm.test' } map { @{ $_->{body}{members} } } @journal[2 .. 4];
 is_deeply($seven, { email_address => 'c7@crm.test', status_if_new => 'subscribed', tags => ['g1'],
