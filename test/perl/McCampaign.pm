@@ -43,15 +43,18 @@ SQL
 	return $self;
 }
 
-# The loop ends when its standard input does, thus also when the test is killed.
+# One session after the other, each until the server crashes: a new one for each call would spend its time on planning. All of
+# that is a group of processes, which ends when its standard input does, thus also when the test is killed.
 sub run_engine
 {
 	my ($self) = @_;
 	pipe(my $input, $self->{pipe}) or die "pipe: $!";
 	$self->{runner} = fork // die "fork: $!";
+	setpgrp($self->{runner}, $self->{runner});		# both, or it might be stopped before it is a group
 	return if $self->{runner};
 	open(STDIN, '<&', $input) && open(STDOUT, '>', '/dev/null') && open(STDERR, '>&', \*STDOUT)
-	  && exec('bash', '-c', 'while read -t 0.05; [ $? -gt 128 ]; do psql -X -d "$0" -U mia -c "CALL mc_run()" </dev/null; done',
+	  && exec('bash', '-c',
+		'while :; do echo "CALL mc_run() \\\\watch 0.05" | psql -X -d "$0" -U mia; sleep 0.05; done & read; kill -KILL 0',
 		$self->{node}->connstr($self->{db}));
 	POSIX::_exit(127);
 }
@@ -61,7 +64,7 @@ sub stop_engine
 	my ($self) = @_;
 	return unless $self->{runner};
 	local $?;
-	kill 'KILL', $self->{runner};
+	kill 'KILL', -$self->{runner};
 	waitpid delete $self->{runner}, 0;
 }
 
