@@ -49,18 +49,26 @@ sub look
 	push @seen, [ $key, $bytes ];
 }
 
-$crm->sync;
-McTest::poll('the end of the comparison', sub {
-	look();
-	$crm->super('SELECT compare_asked_at IS NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source WHERE compare_from IS NOT NULL) FROM mailchimp_sync.audience') eq 't';
-});
+# what was seen in the first third, and in the last
+sub seen_in { my ($from, $to) = @_; return sort { $a <=> $b } map { $_->[1] } grep { $_->[0] > $from && $_->[0] <= $to } @seen }
+sub thirds { return ([ seen_in(0, $people / 3) ], [ seen_in($people * 2 / 3, $people) ]) }
+
+# As often as it takes: the least of a few looks may still be the most that a page takes.
+do
+{
+	$crm->sync;
+	McTest::poll('the end of the comparison', sub {
+		look();
+		$crm->super('SELECT compare_asked_at IS NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.audience_source WHERE compare_from IS NOT NULL) FROM mailchimp_sync.audience') eq 't';
+	}, 0.02);
+} while (grep { @$_ < 8 } thirds());
 $crm->wait_until("SELECT count(*) = $people FROM mc_contact_state WHERE state = 'in_sync'");
 is(join(', ', map { $_->{route} } grep { $_->{method} ne 'GET' && $_->{route} !~ /merge-fields/ } $sim->journal), '',
 	"N5: no request for $people contacts that have not changed");
 
 # Within a page it differs by some MB, so the least of the first third and of the last; what is kept of each contact, were
 # it its values, would be a kB.
-my @low = map { my ($from, $to) = @$_; [ sort { $a <=> $b } map { $_->[1] } grep { $_->[0] > $from && $_->[0] <= $to } @seen ] } [ 0, $people / 3 ], [ $people * 2 / 3, $people ];
+my @low = thirds();
 note scalar(@{ $low[0] }) . ' and ' . scalar(@{ $low[1] }) . " looks: $low[0][0] and $low[1][0] bytes";
 cmp_ok($low[1][0] - $low[0][0], '<', 8_000_000, 'rule 12: the memory of the engine does not grow with the audience');
 
