@@ -20,7 +20,7 @@ SQL_FILES = schema.sql clock.sql connection.sql name.sql gate.sql trigger.sql so
 	retry.sql status.sql grants.sql
 
 REGRESS = settings gate source trigger event evaluate audience desired connection poll_tiers report opt_out template campaign campaign_states schedule_times campaign_check target several_sources
-ISOLATION = crm_writers opt_out_fixing by_hand campaign_verbs opt_out_sending
+ISOLATION = crm_writers opt_out_fixing by_hand campaign_verbs opt_out_sending grants
 
 BUILD ?= build
 src_dir := $(patsubst %/,%,$(dir $(realpath $(firstword $(MAKEFILE_LIST)))))

@@ -196,18 +196,36 @@ BEGIN
 END
 $$;
 
--- a server that was made just now, for all who have a grant on it already
+-- the roles that have a grant on a connection, but nothing on its server yet: it was made after the grant
+CREATE FUNCTION mailchimp_sync.roles_without_server(_connection text) RETURNS SETOF oid
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT DISTINCT p.role::oid
+	FROM mailchimp_sync.privilege p
+	WHERE p.connection IN ('', _connection)
+		AND (p.role = 0 OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = p.role))
+		AND NOT EXISTS (SELECT
+			FROM pg_foreign_server s, aclexplode(coalesce(s.srvacl, acldefault('S', s.srvowner))) x
+			WHERE s.srvname = _connection AND x.grantee = p.role AND x.privilege_type = 'USAGE')
+$$;
+
+/*
+ * Carries the grants on a connection over to its server. Each call to Mailchimp
+ * comes by here, mostly for nothing: the catalog is left alone then, for two that
+ * write it at a time fail ("tuple concurrently updated"). The row of the connection,
+ * which they have locked, does not keep them apart: a transaction that commits stops
+ * being in progress a moment before others learn what it did to the catalog. A lock
+ * on a table does.
+ */
 CREATE FUNCTION mailchimp_sync.grant_connection(_connection text) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
 	_role oid;
 BEGIN
-	FOR _role IN
-		SELECT DISTINCT p.role::oid
-		FROM mailchimp_sync.privilege p
-		WHERE p.connection IN ('', _connection)
-			AND (p.role = 0 OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = p.role))
-	LOOP
+	IF NOT EXISTS (SELECT FROM mailchimp_sync.roles_without_server(_connection)) THEN
+		RETURN;
+	END IF;
+	LOCK TABLE mailchimp_sync.privilege IN SHARE ROW EXCLUSIVE MODE;
+	FOR _role IN SELECT mailchimp_sync.roles_without_server(_connection) LOOP
 		EXECUTE format('GRANT USAGE ON FOREIGN SERVER %I TO %s', _connection, mailchimp_sync.grantee(_role));
 	END LOOP;
 END
