@@ -110,6 +110,8 @@ static const McGateLine gate_lines[] = {
 	{"mc_report_clickers", MC_READER, MC_CAMPAIGN, 1},
 	{"mc_report_links", MC_READER, MC_CAMPAIGN, 1},
 	{"mc_report_bounces", MC_READER, MC_CAMPAIGN, 1},
+	{"mc_report_html", MC_READER, MC_CAMPAIGN, 1},
+	{"mc_reports_html", MC_READER, MC_ANY, 0},
 	{"mc_poll_tiers", MC_READER, MC_ANY},
 	{"mc_set_poll_tier", MC_ADMIN, MC_ANY},
 	/* operating */
