@@ -247,36 +247,47 @@ BEGIN
 END
 $$;
 
--- 1. (see above) waiting recipients of those who joined; never waits for anybody, and touches nothing in a restore
-CREATE FUNCTION mailchimp_sync.opt_out_joined() RETURNS trigger
-LANGUAGE plpgsql
+-- recipients who wait for a campaign that is not sent are skipped; never waits for anybody
+CREATE FUNCTION mailchimp_sync.skip_recipients(_campaign_ids bigint[], _source_ids integer[], _contact_keys text[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET jit = off		-- what is thought to read a lot reads a few rows
 AS $$
 BEGIN
 	-- OFFSET, and ON CONFLICT: a lookup each, whatever the planner knows of the tables, for all recipients of all campaigns are many
-	WITH waiting AS MATERIALIZED (
-		SELECT w.* FROM (
-			SELECT r.campaign_id, r.source_id, r.contact_key
-			FROM joined j
-			CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
-				WHERE o.source_id = j.source_id AND o.contact_key = j.contact_key OFFSET 0) r
-			UNION
-			SELECT r.campaign_id, r.source_id, r.contact_key
-			FROM (SELECT o.campaign_id FROM mailchimp_sync.campaign o WHERE mailchimp_sync.campaign_is_unsent(o.status) OFFSET 0) c
-			CROSS JOIN joined j
-			CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
-				WHERE o.campaign_id = c.campaign_id AND o.email_hash = j.email_hash OFFSET 0) r) w
-		WHERE mailchimp_sync.campaign_is_unsent((SELECT c.status FROM mailchimp_sync.campaign c WHERE c.campaign_id = w.campaign_id))
-	), locked AS (
-		SELECT r.* FROM waiting w
+	WITH locked AS MATERIALIZED (
+		SELECT r.* FROM unnest(_campaign_ids, _source_ids, _contact_keys) AS w(campaign_id, source_id, contact_key)
 		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
-			WHERE o.campaign_id = w.campaign_id AND o.source_id = w.source_id AND o.contact_key = w.contact_key
-				AND o.status = 'pending' OFFSET 0 FOR UPDATE SKIP LOCKED) r
+			WHERE o.campaign_id = w.campaign_id AND o.source_id = w.source_id AND o.contact_key = w.contact_key COLLATE "C"
+				AND o.status = 'pending'
+				AND mailchimp_sync.campaign_is_unsent((SELECT c.status FROM mailchimp_sync.campaign c WHERE c.campaign_id = o.campaign_id))
+			OFFSET 0 FOR UPDATE SKIP LOCKED) r
 	)
 	INSERT INTO mailchimp_sync.recipient (campaign_id, source_id, contact_key, status, skip_reason, added_at, added_by)
 	SELECT l.campaign_id, l.source_id, l.contact_key, 'skipped', 'opted_out', l.added_at, l.added_by FROM locked l
 	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET status = 'skipped', skip_reason = 'opted_out', detail = NULL;
+END
+$$;
+
+-- 1. (see above) waiting recipients of those who joined; touches nothing in a restore
+CREATE FUNCTION mailchimp_sync.opt_out_joined() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET jit = off
+AS $$
+BEGIN
+	-- OFFSET: as above
+	PERFORM mailchimp_sync.skip_recipients(array_agg(w.campaign_id), array_agg(w.source_id), array_agg(w.contact_key)) FROM (
+		SELECT r.campaign_id, r.source_id, r.contact_key
+		FROM joined j
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
+			WHERE o.source_id = j.source_id AND o.contact_key = j.contact_key OFFSET 0) r
+		UNION
+		SELECT r.campaign_id, r.source_id, r.contact_key
+		FROM (SELECT o.campaign_id FROM mailchimp_sync.campaign o WHERE mailchimp_sync.campaign_is_unsent(o.status) OFFSET 0) c
+		CROSS JOIN joined j
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
+			WHERE o.campaign_id = c.campaign_id AND o.email_hash = j.email_hash OFFSET 0) r) w;
 	RETURN NULL;
 END
 $$;
@@ -293,20 +304,12 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF _keys = '{}' THEN
-		RETURN;
+	IF _keys <> '{}' THEN
+		PERFORM mailchimp_sync.skip_recipients(array_agg(r.campaign_id), array_agg(r.source_id), array_agg(r.contact_key))
+		FROM unnest(_keys) AS k(contact_key)
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o WHERE o.source_id = _source_id
+			AND o.contact_key = k.contact_key COLLATE "C" AND o.status = 'pending' OFFSET 0) r;
 	END IF;
-	-- OFFSET, and ON CONFLICT: a lookup each, as above
-	WITH locked AS MATERIALIZED (
-		SELECT r.* FROM unnest(_keys) AS k(contact_key)
-		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
-			WHERE o.source_id = _source_id AND o.contact_key = k.contact_key COLLATE "C" AND o.status = 'pending'
-				AND mailchimp_sync.campaign_is_unsent((SELECT c.status FROM mailchimp_sync.campaign c WHERE c.campaign_id = o.campaign_id))
-			OFFSET 0 FOR UPDATE SKIP LOCKED) r
-	)
-	INSERT INTO mailchimp_sync.recipient (campaign_id, source_id, contact_key, status, skip_reason, added_at, added_by)
-	SELECT l.campaign_id, l.source_id, l.contact_key, 'skipped', 'opted_out', l.added_at, l.added_by FROM locked l
-	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET status = 'skipped', skip_reason = 'opted_out', detail = NULL;
 END
 $$;
 
