@@ -47,8 +47,7 @@ WHERE o.carried_at IS NULL
 			AND EXISTS (SELECT FROM mailchimp_sync.contact c
 				WHERE c.audience_id = a.audience_id AND c.email_hash = h.email_hash OFFSET 0)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.connection n
-				WHERE n.connection = a.connection AND n.only_addresses IS NOT NULL AND h.email_hash <> ALL (ARRAY(
-					SELECT mailchimp_sync.email_hash(x.address) FROM unnest(n.only_addresses) AS x(address))))))
+				WHERE n.connection = a.connection AND NOT mailchimp_sync.is_allowed(n.only_addresses, h.email_hash))))
 UNION ALL
 SELECT 'confirm', f.confirmation_id, a.connection, a.audience_id, a.list_id, f.email_hash, f.email,
 	0, f.email_hash, f.next_attempt_at, a.paused

@@ -177,6 +177,14 @@ AS $$
 	SELECT md5(convert_to(lower(lower(mailchimp_sync.bare_address(_email) COLLATE "C") COLLATE "default"), 'UTF8'))
 $$;
 
+-- may this address be pushed and mailed (N18)? Without a search_path, so that it is inlined.
+CREATE FUNCTION mailchimp_sync.is_allowed(_only_addresses text[], _email_hash text) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+	SELECT _only_addresses IS NULL
+		OR _email_hash OPERATOR(pg_catalog.=) ANY (ARRAY(SELECT mailchimp_sync.email_hash(o) FROM pg_catalog.unnest(_only_addresses) AS o))
+$$;
+
 -- D8: the syntax only; the verdict is Mailchimp's
 CREATE FUNCTION mailchimp_sync.is_email(_email text) RETURNS boolean
 LANGUAGE sql IMMUTABLE PARALLEL SAFE

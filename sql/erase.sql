@@ -188,8 +188,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT a.connection, a.list_id FROM mailchimp_sync.audience a
 	LEFT JOIN mailchimp_sync.connection n USING (connection)
-	WHERE _email_hash IS NOT NULL AND (n.only_addresses IS NULL
-		OR _email_hash = ANY (ARRAY(SELECT mailchimp_sync.email_hash(o.address) FROM unnest(n.only_addresses) AS o(address)))
+	WHERE _email_hash IS NOT NULL AND (mailchimp_sync.is_allowed(n.only_addresses, _email_hash)
 		OR EXISTS (SELECT FROM mailchimp_sync.member m WHERE m.audience_id = a.audience_id AND m.email_hash = _email_hash)
 		OR EXISTS (SELECT FROM mailchimp_sync.contact c WHERE c.audience_id = a.audience_id AND c.member_hash = _email_hash))
 	UNION

@@ -246,8 +246,7 @@ AS $$
 		WHEN NOT k.linked THEN 'not_linked'
 		WHEN k.email IS NULL THEN 'no_email'
 		WHEN NOT k.is_email THEN 'invalid_email'
-		WHEN n.only_addresses IS NOT NULL
-			AND lower(k.email) <> ALL (ARRAY(SELECT lower(btrim(o)) FROM unnest(n.only_addresses) o)) THEN 'not_allowed'
+		WHEN NOT mailchimp_sync.is_allowed(n.only_addresses, k.email_hash) THEN 'not_allowed'
 		WHEN mailchimp_sync.member_skip_reason(m.status, m.archived_by_us) IS NOT NULL
 			THEN mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
 		WHEN h.inside IS FALSE OR (a.recipients = 'members'

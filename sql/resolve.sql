@@ -221,8 +221,7 @@ BEGIN
 		FROM shown s
 		JOIN mailchimp_sync.resolution n ON n.campaign_id = _campaign_id
 		JOIN mailchimp_sync.connection k ON k.connection = _c.connection
-		CROSS JOIN LATERAL (SELECT k.only_addresses IS NULL
-			OR s.email_hash = ANY (ARRAY(SELECT mailchimp_sync.email_hash(o) FROM unnest(k.only_addresses) o)) AS is_allowed) v
+		CROSS JOIN LATERAL (SELECT mailchimp_sync.is_allowed(k.only_addresses, s.email_hash) AS is_allowed) v
 		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.target_tag t
 				JOIN mailchimp_sync.target_hand h ON h.campaign_id = t.campaign_id AND h.tag = t.tag
 				WHERE t.campaign_id = _campaign_id AND t.excluded AND h.email_hash = s.email_hash)

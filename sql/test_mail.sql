@@ -50,8 +50,7 @@ AS $$
 	END
 	FROM (SELECT count(*) AS total,
 			count(*) FILTER (WHERE mailchimp_sync.address_is_opted_out(e.email_hash)) AS opted_out,
-			count(*) FILTER (WHERE n.only_addresses IS NOT NULL AND e.email_hash <> ALL (ARRAY(
-				SELECT mailchimp_sync.email_hash(o.address) FROM unnest(n.only_addresses) AS o(address)))) AS others
+			count(*) FILTER (WHERE NOT mailchimp_sync.is_allowed(n.only_addresses, e.email_hash)) AS others
 		FROM unnest(_emails) AS g(email)
 		CROSS JOIN LATERAL (SELECT mailchimp_sync.email_hash(g.email) AS email_hash) e
 		LEFT JOIN mailchimp_sync.connection n ON n.connection = _c.connection) k
