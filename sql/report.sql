@@ -309,19 +309,6 @@ COMMENT ON COLUMN @extschema@.mc_report.polled_at IS 'when Mailchimp was asked f
 
 /* ---- drill-downs ---- */
 
-CREATE FUNCTION mailchimp_sync.check_campaign_exists(_campaign bigint) RETURNS void
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF NOT EXISTS (SELECT FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign) THEN
-		RAISE EXCEPTION USING ERRCODE = 'undefined_object',
-			MESSAGE = format('campaign %s does not exist', coalesce(_campaign::text, 'null')),
-			HINT = 'mc_campaign lists the campaigns.';
-	END IF;
-END
-$$;
-
 -- persons who did something of a type, with how often
 CREATE FUNCTION mailchimp_sync.report_persons(_campaign bigint, _type text)
 RETURNS TABLE (source text, contact_key text, email text, times bigint, first_at timestamptz, last_at timestamptz)
@@ -330,7 +317,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-	PERFORM mailchimp_sync.check_campaign_exists(_campaign);
+	PERFORM mailchimp_sync.campaign_of(_campaign);
 	RETURN QUERY
 	SELECT s.source, g.contact_key, g.email, g.times, g.first_at, g.last_at
 	FROM (SELECT min(a.source_id) AS source_id, min(a.contact_key) AS contact_key, min(a.email) AS email,
@@ -381,7 +368,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-	PERFORM mailchimp_sync.check_campaign_exists(_campaign);
+	PERFORM mailchimp_sync.campaign_of(_campaign);
 	RETURN QUERY
 	SELECT l.url, l.clicks, l.unique_clicks, l.last_click FROM mailchimp_sync.report_link l
 	WHERE l.campaign_id = _campaign ORDER BY l.clicks DESC, l.url;
@@ -401,7 +388,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 #variable_conflict use_column
 BEGIN
-	PERFORM mailchimp_sync.check_campaign_exists(_campaign);
+	PERFORM mailchimp_sync.campaign_of(_campaign);
 	IF _bounce_type NOT IN ('hard', 'soft') THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
 			MESSAGE = format('bounce_type cannot be "%s"', _bounce_type), HINT = 'It takes one of: hard, soft.';

@@ -264,10 +264,8 @@ BEGIN
 	IF _c.goal = 'unschedule' AND _c.restored_at IS NULL THEN
 		PERFORM mailchimp_sync.campaign_rests(_campaign_id, 'arrive');
 	ELSE
-		PERFORM mailchimp_sync.campaign_go(_campaign_id, CASE
-			WHEN _c.restored_at IS NOT NULL THEN 'look'
-			WHEN _c.fixed_at IS NULL THEN 'target'
-			ELSE 'join' END);
+		PERFORM mailchimp_sync.campaign_go(_campaign_id, CASE WHEN _c.restored_at IS NOT NULL THEN 'look'
+			ELSE mailchimp_sync.ready_next(_c) END);
 	END IF;
 END
 $$;

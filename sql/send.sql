@@ -73,7 +73,7 @@ AS $$
 		('look',			false,	'sent',				NULL),
 		('sent',			false,	NULL,				NULL),
 		-- scheduled: the hour of one that we hold, something that is to be put right, another wish
-		('release',			true,	'join',				NULL),
+		('release',			true,	'domain',			NULL),
 		('correct',			false,	'unschedule',		NULL),
 		('unschedule',		false,	'join',				'look'),
 		-- cancel, delete

@@ -11,7 +11,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT CASE
 			WHEN _step IN ('target', 'find_tags', 'tag_members', 'foreign_members', 'resolve') THEN 'aiming'
-			WHEN _step IN ('target', 'find_tags', 'tag_members', 'foreign_members', 'resolve', 'decide') THEN 'choosing'
+			WHEN _step = 'decide' THEN 'choosing'
 			WHEN _step = 'join' THEN 'joining'
 			WHEN _step IN ('fold', 'refold', 'recheck') THEN 'refreshing'
 			WHEN _step = 'settle' THEN 'waiting for contacts'
@@ -22,7 +22,7 @@ AS $$
 			WHEN _step IN ('domain', 'template', 'checklist', 'arrive') THEN 'checking'
 			WHEN _step = 'schedule' THEN 'scheduling'
 			WHEN _step IN ('send', 'look', 'sent') THEN 'sending'
-			WHEN _step IN ('release', 'correct', 'unschedule') THEN 'unscheduling'
+			WHEN _step = 'unschedule' THEN 'unscheduling'
 			WHEN _step IN ('recall', 'drop_campaign', 'drop_segment', 'gone') THEN 'removing'
 			WHEN _step IN ('trace', 'renew', 'sent_to') THEN 'tracing'
 			ELSE _step END,

@@ -49,17 +49,17 @@ DECLARE
 	_deleted	bigint[] := mailchimp_sync.meant_templates(_connection, _template, false);
 	_nearest	text;
 BEGIN
-	PERFORM mailchimp_sync.raise_unknown('template', _template, ARRAY(SELECT t.name
-		FROM mailchimp_sync.template t WHERE t.connection = _connection AND t.active ORDER BY 1));
-EXCEPTION WHEN undefined_object THEN
-	GET STACKED DIAGNOSTICS _nearest = PG_EXCEPTION_HINT;
-	IF _deleted IS NOT NULL THEN
-		RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = SQLERRM,
+	IF _template IS NULL THEN
+		RAISE null_value_not_allowed USING MESSAGE = 'template must not be null';
+	ELSIF _deleted IS NOT NULL THEN
+		RAISE undefined_object USING MESSAGE = format('template "%s" does not exist', _template),
 			DETAIL = format('It was deleted at Mailchimp: %s.', mailchimp_sync.show_templates(_connection, _deleted)),
 			HINT = 'Choose another one; mc_template lists them.';
 	END IF;
-	RAISE EXCEPTION USING ERRCODE = 'undefined_object', MESSAGE = SQLERRM, HINT = concat_ws(' ', nullif(_nearest, ''),
-		format('If it is new at Mailchimp, SELECT mc_refresh(%L) fetches it.', _connection));
+	_nearest := mailchimp_sync.nearest_names(_template, ARRAY(SELECT t.name
+		FROM mailchimp_sync.template t WHERE t.connection = _connection AND t.active ORDER BY 1));
+	RAISE undefined_object USING MESSAGE = format('template "%s" does not exist', _template),
+		HINT = concat_ws(' ', _nearest, format('If it is new at Mailchimp, SELECT mc_refresh(%L) fetches it.', _connection));
 END
 $$;
 
