@@ -392,7 +392,7 @@ $$;
 CREATE FUNCTION mailchimp_sync.erase_contacts(_e mailchimp_sync.erasure) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET enable_hashjoin = off		-- see report.sql
+SET enable_hashjoin = off		-- see activity.sql
 SET enable_mergejoin = off
 AS $$
 	WITH person AS MATERIALIZED (

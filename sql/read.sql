@@ -182,7 +182,7 @@ CREATE FUNCTION mailchimp_sync.store_statuses(_audience_id integer, _asked_at ti
 RETURNS SETOF record
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
-SET enable_hashjoin = off		-- see report.sql
+SET enable_hashjoin = off		-- see activity.sql
 SET enable_mergejoin = off
 AS $$
 	WITH shown AS (

@@ -1,7 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * poll.c
- *	  What came back from a request for results (see poll.sql and report.sql).
+ *	  What came back from a request for results (see poll.sql, activity.sql and
+ *	  report.sql).
  *
  * Nothing is remembered here: which pages there are, and which of them are
  * done, are rows, and what a page holds is stored so that storing it again

@@ -1,0 +1,228 @@
+/*
+ * activity.sql: what recipients did with a mail (R39-R44).
+ *
+ * One row per bounce, open, click, unsubscribe or complaint. The natural key has an
+ * ordinal, since two opens of one person can fall into one second, so storing the same page again,
+ * or pages in another order, changes nothing. Rows are only added: what Mailchimp lists no more stays
+ * known. Who asks for the pages, and when, is in poll.sql.
+ */
+CREATE TABLE mailchimp_sync.activity (
+	campaign_id		bigint NOT NULL,
+	email_hash		text COLLATE "C" NOT NULL,	-- of the address as sent
+	type			text NOT NULL CHECK (type IN ('bounced', 'opened', 'clicked', 'unsubscribed')),
+	occurred_at		timestamptz NOT NULL,
+	-- tells apart what falls into one second: the link's MD5, hard or soft, 'complaint'
+	sub_key			text COLLATE "C" NOT NULL,
+	ordinal			integer NOT NULL,
+	-- null: no contact stood behind the address
+	source_id		integer,
+	contact_key		text COLLATE "C",
+	email			text,						-- null: erased
+	url				text,
+	bounce_type		text CHECK (bounce_type IN ('hard', 'soft')),
+	ip				inet,						-- with mailchimp_sync.store_ip alone
+	reason			text,
+	recorded_at		timestamptz NOT NULL,
+	PRIMARY KEY (campaign_id, email_hash, type, occurred_at, sub_key, ordinal),
+	CHECK ((type = 'bounced') = (bounce_type IS NOT NULL)),
+	CHECK ((source_id IS NULL) = (contact_key IS NULL))
+);
+CREATE INDEX activity_contact ON mailchimp_sync.activity (source_id, contact_key, occurred_at);
+SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.activity', '');
+
+/* ---- keeping ---- */
+
+-- bounces, opens and clicks are kept from this instant on (mailchimp_sync.activity_retention); null: all
+CREATE FUNCTION mailchimp_sync.activity_kept_since() RETURNS timestamptz
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.clock() - nullif(current_setting('mailchimp_sync.activity_retention')::interval, interval '0')
+$$;
+
+-- who left stays known: an old line of Mailchimp's report must not be news again
+CREATE FUNCTION mailchimp_sync.tidy_activity() RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_since	timestamptz := mailchimp_sync.activity_kept_since();
+	_count	bigint;
+BEGIN
+	IF _since IS NULL THEN
+		RETURN 0;
+	END IF;
+	DELETE FROM mailchimp_sync.activity a WHERE a.occurred_at < _since AND a.type <> 'unsubscribed';
+	GET DIAGNOSTICS _count = ROW_COUNT;
+	RETURN _count;
+END
+$$;
+
+/*
+ * ---- storing ----
+ *
+ * A page has a thousand persons, a campaign perhaps many more recipients. The planner takes
+ * what comes out of JSON for more than it is and would read and sort all recipients for each
+ * page, hence the settings of these functions: they are looked up one by one.
+ */
+
+-- the precedence of what a recipient did (D4); null: it got no mail. Without a search_path, so that it is inlined.
+CREATE FUNCTION mailchimp_sync.status_rank(_status text) RETURNS integer
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+	SELECT pg_catalog.array_position(ARRAY['sent', 'bounced', 'opened', 'clicked', 'unsubscribed'], _status)
+$$;
+
+-- recipients are raised to the highest of these statuses and never lowered, whatever came first (R44)
+CREATE FUNCTION mailchimp_sync.raise_recipients(_campaign_id bigint, _hashes text[], _statuses text[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+	UPDATE mailchimp_sync.recipient r SET status = h.status
+	FROM (SELECT DISTINCT ON (u.hash) u.hash COLLATE "C" AS email_hash, u.status
+		FROM (SELECT DISTINCT x.hash, x.status FROM unnest(_hashes, _statuses) AS x(hash, status)) u
+		ORDER BY u.hash, mailchimp_sync.status_rank(u.status) DESC) h
+	WHERE r.campaign_id = _campaign_id AND r.email_hash = h.email_hash
+		AND mailchimp_sync.status_rank(r.status) < mailchimp_sync.status_rank(h.status)
+$$;
+
+-- what Mailchimp calls an address is not always one
+CREATE FUNCTION mailchimp_sync.inet_or_null(_ip text) RETURNS inet
+LANGUAGE plpgsql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN _ip::inet;
+EXCEPTION WHEN invalid_text_representation THEN
+	RETURN NULL;
+END
+$$;
+
+-- the recipients of a campaign who got the mail, by the address as sent
+CREATE VIEW mailchimp_sync.mailed AS
+SELECT r.campaign_id, r.email_hash, nullif(r.source_id, 0) AS source_id,
+	CASE WHEN r.source_id > 0 THEN r.contact_key END AS contact_key
+FROM mailchimp_sync.recipient r
+WHERE r.status NOT IN ('pending', 'skipped');
+
+/*
+ * A page of email-activity: one row per recipient with all its events, or with
+ * those after an instant. Seconds are there as a whole or not at all, so the ordinals
+ * are the same each time. A bounce of no known type is taken for a temporary one.
+ */
+CREATE FUNCTION mailchimp_sync.activities_seen(_campaign_id bigint, _ids text[], _emails text[], _activities text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	_store_ip	boolean := current_setting('mailchimp_sync.store_ip')::boolean;
+	_kept_since	timestamptz := mailchimp_sync.activity_kept_since();
+	_hashes		text[];
+	_types		text[];
+BEGIN
+	WITH person AS (
+		SELECT lower(u.id) COLLATE "C" AS email_hash, u.email, u.activity, m.source_id, m.contact_key
+		FROM unnest(_ids, _emails, _activities) AS u(id, email, activity)
+		LEFT JOIN mailchimp_sync.mailed m ON m.campaign_id = _campaign_id AND m.email_hash = lower(u.id)
+		WHERE u.activity <> '[]' AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id))
+	), event AS MATERIALIZED (
+		SELECT p.email_hash, p.email, p.source_id, p.contact_key, k.type, e.timestamp::timestamptz AS occurred_at,
+			CASE k.type WHEN 'clicked' THEN md5(coalesce(e.url, '')) WHEN 'bounced' THEN k.bounce_type ELSE '' END AS sub_key,
+			CASE WHEN k.type = 'clicked' THEN e.url END AS url, k.bounce_type,
+			CASE WHEN _store_ip THEN mailchimp_sync.inet_or_null(nullif(e.ip, '')) END AS ip
+		FROM person p
+		CROSS JOIN LATERAL json_to_recordset(p.activity::json)
+			AS e(action text, type text, "timestamp" text, url text, ip text)
+		CROSS JOIN LATERAL (SELECT CASE e.action WHEN 'open' THEN 'opened' WHEN 'click' THEN 'clicked'
+				WHEN 'bounce' THEN 'bounced' END AS type,
+			CASE WHEN e.action = 'bounce' THEN CASE WHEN e.type = 'hard' THEN 'hard' ELSE 'soft' END END AS bounce_type) k
+		WHERE k.type IS NOT NULL
+	), numbered AS (
+		SELECT e.*, row_number() OVER (PARTITION BY e.email_hash, e.type, e.occurred_at, e.sub_key) AS ordinal
+		FROM event e
+	), stored AS (
+		INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, source_id,
+			contact_key, email, url, bounce_type, ip, recorded_at)
+		SELECT _campaign_id, n.email_hash, n.type, n.occurred_at, n.sub_key, n.ordinal, n.source_id, n.contact_key,
+			n.email, n.url, n.bounce_type, n.ip, mailchimp_sync.clock()
+		FROM numbered n
+		WHERE coalesce(n.occurred_at >= _kept_since, true)
+		ORDER BY n.email_hash, n.occurred_at
+		ON CONFLICT DO NOTHING
+	)
+	SELECT array_agg(e.email_hash), array_agg(e.type) INTO _hashes, _types FROM event e;
+	PERFORM mailchimp_sync.raise_recipients(_campaign_id, _hashes, _types);
+END
+$$;
+
+/*
+ * Who left by a mail, or complained about it. All of them come each time, so
+ * only what was not known yet has consequences: somebody who opted in again is
+ * not put out once more by an old line of the report.
+ */
+CREATE FUNCTION mailchimp_sync.unsubscribes_seen(_campaign_id bigint, _ids text[], _emails text[], _times text[],
+	_reasons text[], _complained boolean)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	_audience	mailchimp_sync.audience;
+	_new		mailchimp_sync.activity[];
+BEGIN
+	WITH stored AS (
+		INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, source_id,
+			contact_key, email, reason, recorded_at)
+		SELECT _campaign_id, lower(u.id), 'unsubscribed', u.at::timestamptz, CASE WHEN _complained THEN 'complaint' ELSE '' END,
+			1, m.source_id, m.contact_key, u.email, CASE WHEN _complained THEN 'abuse complaint' ELSE nullif(u.reason, '') END,
+			mailchimp_sync.clock()
+		FROM unnest(_ids, _emails, _times, _reasons) AS u(id, email, at, reason)
+		LEFT JOIN mailchimp_sync.mailed m ON m.campaign_id = _campaign_id AND m.email_hash = lower(u.id)
+		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id))
+		ON CONFLICT DO NOTHING
+		RETURNING *
+	)
+	SELECT array_agg(ROW(s.*)::mailchimp_sync.activity) INTO _new FROM stored s;
+	PERFORM mailchimp_sync.raise_recipients(_campaign_id, ARRAY(SELECT lower(i) FROM unnest(_ids) i),
+		array_fill('unsubscribed'::text, ARRAY[cardinality(_ids)]));
+
+	SELECT a.* INTO _audience FROM mailchimp_sync.campaign c
+	JOIN mailchimp_sync.audience a USING (audience_id)
+	WHERE c.campaign_id = _campaign_id;
+	-- R45; a policy is the audience's (D11), and without an audience nobody says that it does not matter
+	IF coalesce(_audience.on_unsubscribe, 'opt_out') = 'opt_out' THEN
+		PERFORM mailchimp_sync.opt_out_add(n.source_id, n.contact_key, n.email, 'mailchimp', n.reason, 'Mailchimp')
+		FROM unnest(_new) n;
+	END IF;
+	-- Mailchimp's own fact, whatever the policy; who has come back since has a later one
+	UPDATE mailchimp_sync.member m SET status = 'unsubscribed', status_before = NULL,
+		last_changed = greatest(m.last_changed, n.occurred_at)
+	FROM unnest(_new) n
+	WHERE m.audience_id = _audience.audience_id AND m.email_hash = n.email_hash
+		AND m.status IN ('subscribed', 'pending') AND coalesce(m.last_changed <= n.occurred_at, true);
+	INSERT INTO mailchimp_sync.event (source_id, contact_key)
+	SELECT c.source_id, c.contact_key FROM unnest(_new) n
+	JOIN mailchimp_sync.contact c ON c.audience_id = _audience.audience_id AND c.email_hash = n.email_hash
+	UNION
+	SELECT n.source_id, n.contact_key FROM unnest(_new) n WHERE n.source_id IS NOT NULL;
+END
+$$;
+
+/* ---- what people see ---- */
+
+CREATE VIEW @extschema@.mc_activity WITH (security_barrier) AS
+SELECT a.campaign_id, c.mailchimp_id AS mailchimp_campaign_id, c.name AS title, s.source, a.contact_key, a.email,
+	a.type, a.bounce_type, a.url, a.ip, a.reason, a.occurred_at
+FROM mailchimp_sync.activity a
+JOIN mailchimp_sync.campaign c USING (campaign_id)
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.source s USING (source_id);
+COMMENT ON VIEW @extschema@.mc_activity IS
+	'every bounce, open, click and unsubscribe, with the campaign and the contact; a complaint is an unsubscribe with the reason "abuse complaint"';
