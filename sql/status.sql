@@ -68,9 +68,20 @@ CROSS JOIN LATERAL (SELECT CASE
 		WHEN s.asks THEN (SELECT round(sum(l.contacts) / 60.0, 1) FROM mailchimp_sync.request l
 			WHERE l.campaign_id = c.campaign_id AND l.outcome = 'answered' AND l.status < 300
 				AND l.started_at > mailchimp_sync.clock() - interval '1 minute') END AS rate) q
-WHERE c.goal IS NOT NULL;
+WHERE c.goal IS NOT NULL
+UNION ALL
+-- pages of its report, of all that are known
+SELECT 'poll', a.audience, c.campaign_id, CASE WHEN o.next_attempt_at IS NULL THEN 'reading' ELSE 'waiting' END, g.done, g.total,
+	q.rate, CASE WHEN q.rate > 0 THEN ceil((g.total - g.done) / q.rate) * interval '1 second' END
+FROM mailchimp_sync.poll o
+JOIN mailchimp_sync.campaign c USING (campaign_id)
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.audience a USING (audience_id)
+CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE g.is_done) AS done, count(*) AS total
+	FROM mailchimp_sync.poll_page g WHERE g.campaign_id = o.campaign_id) g
+CROSS JOIN LATERAL (SELECT round((g.done / greatest(extract(epoch FROM mailchimp_sync.clock() - o.started_at), 1))::numeric, 1) AS rate) q;
 COMMENT ON VIEW @extschema@.mc_progress IS
-	'work under way: how far it is, contacts per second lately, and how long it will take at that rate';
+	'work under way: how far it is, contacts (pages of a report: work poll) per second lately, and how long it will take at that rate';
 
 -- what mc_run says
 CREATE FUNCTION mailchimp_sync.progress_lines() RETURNS SETOF text
@@ -90,7 +101,8 @@ AS $$
 		FROM mailchimp_sync.contact c WHERE c.audience_id = a.audience_id) s
 	WHERE a.active_since IS NOT NULL
 	UNION ALL
-	SELECT format('campaign %s "%s": %s, %s of %s recipients', p.campaign_id, c.name, p.phase, p.done, p.total)
+	SELECT format('campaign %s "%s": %s, %s of %s %s', p.campaign_id, c.name, p.phase, p.done, p.total,
+			CASE p.work WHEN 'poll' THEN 'pages of its report' ELSE 'recipients' END)
 		|| CASE WHEN p.rate > 0 THEN format(', %s per second, %s left', p.rate, p.eta) ELSE '' END
 	FROM @extschema@.mc_progress p
 	JOIN mailchimp_sync.campaign c USING (campaign_id)

@@ -129,8 +129,14 @@ my @before = $crm->journal;
 is(offsets(@before), '0 1000 2000', 'by their offsets');
 $sim->release(n => $held[1]{n});
 my $done = (grep { $_->{n} == $held[1]{n} } @before)[0]{query}{offset};
-$node->wait_until("SELECT count(*) = 1 FROM mailchimp_sync.poll_page WHERE campaign_id = $large AND walk = 'activity' AND is_done");
-$node->kill_backend($node->query("SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL mc_run%'"));
+# read by now: that one, the page of the links and the one of those who left
+$node->wait_until("SELECT (phase, done, total) = ('reading', 3, 5) FROM mc_progress WHERE (work, audience, campaign_id) = ('poll', 'people', $large)", as => 'rita');
+my $watcher = $node->session(as => 'max');
+my $from = $node->log_end;
+McTest::begin($watcher, 'CALL mc_run();');
+$node->wait_log(qr/\tcampaign $large "Large": reading, 3 of 5 pages of its report, [0-9.]+ per second, [0-9:]+ left$/m, $from);
+$node->kill_backend($node->query('SELECT pid FROM mailchimp_sync.engine()'));
+eval { $watcher->quit };
 eval { $session->quit };
 $sim->release;
 $crm->journal;
