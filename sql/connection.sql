@@ -371,6 +371,7 @@ CREATE FUNCTION mailchimp_sync.forget_remote(_connection text) RETURNS void
 DECLARE
 	_audiences	integer[] := ARRAY(SELECT a.audience_id FROM mailchimp_sync.audience a WHERE a.connection = _connection);
 BEGIN
+	PERFORM mailchimp_sync.warn_of_scheduled(_connection);
 	DELETE FROM mailchimp_sync.inflight f WHERE f.connection = _connection AND f.doubt_at IS NOT NULL;
 	DELETE FROM mailchimp_sync.batch b WHERE b.connection = _connection;
 	DELETE FROM mailchimp_sync.failure f WHERE f.connection = _connection OR f.audience_id = ANY (_audiences);
@@ -516,6 +517,7 @@ CREATE FUNCTION mailchimp_sync.mc_pause(_connection text, _audience text) RETURN
 BEGIN
 	IF _audience IS NULL THEN
 		PERFORM mailchimp_sync.set_connection_paused(_connection, true);
+		PERFORM mailchimp_sync.warn_of_scheduled(_connection);
 	ELSE
 		PERFORM mailchimp_sync.require_connection(_connection);
 		PERFORM mailchimp_sync.set_audience_paused(_connection, _audience, true);
@@ -565,6 +567,7 @@ DECLARE
 	_mapping	record;
 BEGIN
 	PERFORM mailchimp_sync.require_connection(_connection);
+	PERFORM mailchimp_sync.warn_of_scheduled(_connection);
 	FOR _mapping IN
 		SELECT CASE WHEN m.umuser = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(m.umuser)) END AS role
 		FROM pg_user_mapping m JOIN mailchimp_sync.known_connection k ON k.server = m.umserver

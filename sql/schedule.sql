@@ -191,6 +191,29 @@ $$;
 
 /* ---- scheduled ---- */
 
+/*
+ * Who cuts the engine off from Mailchimp leaves there what is scheduled: it will be sent all the same, also to people who
+ * opt out meanwhile, whom nobody takes out of it any more.
+ */
+CREATE FUNCTION mailchimp_sync.warn_of_scheduled(_connection text) RETURNS void
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+DECLARE
+	_count		bigint;
+	_earliest	text;
+BEGIN
+	SELECT count(*), string_agg(format('%s "%s" at %s', e.campaign_id, e.name, e.scheduled_for), ', ' ORDER BY e.place)
+		FILTER (WHERE e.place <= 5) INTO _count, _earliest
+	FROM (SELECT c.*, row_number() OVER (ORDER BY c.scheduled_for, c.campaign_id) AS place
+		FROM mailchimp_sync.campaign c
+		WHERE c.connection = _connection AND c.status = 'scheduled' AND NOT c.hold) e;
+	IF _count > 0 THEN
+		RAISE WARNING USING MESSAGE = format('campaigns that stay scheduled at Mailchimp: %s', _count),
+			DETAIL = format('The earliest: %s.', _earliest),
+			HINT = 'Mailchimp sends them, also to who opts out from now on. mc_unschedule_campaign takes one back; it needs the connection. At Mailchimp it can be done by hand.';
+	END IF;
+END
+$$;
+
 -- the hour of a campaign that we hold has come, unless somebody has taken it back at this very moment
 CREATE FUNCTION mailchimp_sync.step_release(_c mailchimp_sync.campaign) RETURNS boolean
 LANGUAGE plpgsql VOLATILE

@@ -48,6 +48,19 @@ SELECT scheduled_for, scheduled_for AT TIME ZONE 'UTC' AS utc FROM mc_campaign;
 SET timezone = 'CET-1CEST,M3.5.0,M10.5.0/3';
 SELECT mc_schedule_campaign(1, '2035-10-28 02:59+02');	-- fails
 
+-- whoever cuts the engine off is told what Mailchimp sends all the same, also to people who opt out meanwhile (N2)
+SET timezone = 'UTC';
+SELECT mc_pause('mc_main');		-- nothing is there yet
+UPDATE mailchimp_sync.campaign SET status = 'scheduled', goal = NULL, step = NULL, hold = true, mailchimp_id = 'c1';
+SELECT mc_pause('mc_main');		-- we hold it
+UPDATE mailchimp_sync.campaign SET hold = false;
+SELECT mc_pause('mc_main');
+BEGIN;
+SELECT mc_disconnect('mc_main');
+ROLLBACK;
+SELECT mailchimp_sync.forget_remote('mc_main');		-- another account
+SELECT status, last_error FROM mc_campaign;
+
 RESET timezone;
 SET client_min_messages = warning;
 DROP TABLE candidate;
