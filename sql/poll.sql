@@ -333,16 +333,18 @@ DECLARE
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
 	INSERT INTO mailchimp_sync.report AS r (campaign_id, emails_sent, opens_total, unique_opens, clicks_total,
-		unique_clickers, hard_bounces, soft_bounces, syntax_errors, unsubscribed, complaints, polled_at)
+		unique_clickers, hard_bounces, soft_bounces, syntax_errors, unsubscribed, complaints, polled_at, human_opens, human_openers)
 	VALUES (_campaign_id, _emails_sent, coalesce((_opens ->> 'opens_total')::bigint, 0),
 		coalesce((_opens ->> 'unique_opens')::bigint, 0), coalesce((_clicks ->> 'clicks_total')::bigint, 0),
 		coalesce((_clicks ->> 'unique_subscriber_clicks')::bigint, 0), coalesce((_bounces ->> 'hard_bounces')::bigint, 0),
 		coalesce((_bounces ->> 'soft_bounces')::bigint, 0), coalesce((_bounces ->> 'syntax_errors')::bigint, 0),
-		coalesce(_unsubscribed, 0), coalesce(_complaints, 0), _started_at)
+		coalesce(_unsubscribed, 0), coalesce(_complaints, 0), _started_at,
+		(_opens ->> 'proxy_excluded_opens')::bigint, (_opens ->> 'proxy_excluded_unique_opens')::bigint)
 	ON CONFLICT (campaign_id) DO UPDATE SET emails_sent = excluded.emails_sent, opens_total = excluded.opens_total,
 		unique_opens = excluded.unique_opens, clicks_total = excluded.clicks_total, unique_clickers = excluded.unique_clickers,
 		hard_bounces = excluded.hard_bounces, soft_bounces = excluded.soft_bounces, syntax_errors = excluded.syntax_errors,
-		unsubscribed = excluded.unsubscribed, complaints = excluded.complaints, polled_at = excluded.polled_at
+		unsubscribed = excluded.unsubscribed, complaints = excluded.complaints, polled_at = excluded.polled_at,
+		human_opens = excluded.human_opens, human_openers = excluded.human_openers
 	-- a campaign with which nothing has happened yet has nothing to be read
 	RETURNING coalesce(r.read_figures, mailchimp_sync.poll_figures(0, 0, '{}', '{}', '{}')) INTO _read;
 

@@ -142,12 +142,16 @@ INSERT INTO mailchimp_sync.report VALUES (1, 8, 12, 3, 5, 2, 1, 2, 1, 4, 1, '202
 INSERT INTO mailchimp_sync.campaign (campaign_id, connection, list_id, name, status, marker, created_at, created_by, sent_at)
 VALUES (2, 'mc_main', 'l1', 'nobody', 'sent', 'm2', '2026-03-01Z', 'x', '2026-03-01Z'), (3, 'mc_main', 'l1', 'draft', 'draft', 'm3', '2026-03-01Z', 'x', NULL);
 INSERT INTO mailchimp_sync.report VALUES (2, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0, '2026-03-02Z');
+UPDATE mailchimp_sync.report SET human_opens = 9, human_openers = 2 WHERE campaign_id = 1;
 SELECT mailchimp_sync.links_seen(1, '{b,a}', '{https://b.example/,https://a.example/?x=1}', '{1,2}', '{1,1}', '{2026-03-01T10:00:05+00:00,""}');
 SELECT mailchimp_sync.links_seen(1, '{a}', '{https://a.example/?x=1}', '{3}', '{2}', '{2026-03-01T10:00:09+00:00}');
 SET ROLE regress_mc_rita;
 \x on
 SELECT * FROM mc_report ORDER BY campaign_id;
 \x off
+-- who asks for nothing that is counted of our own rows does not have them counted
+EXPLAIN (COSTS off) SELECT name, open_rate, machine_opened, unsubscribe_rate FROM mc_report \g | grep -c activity
+EXPLAIN (COSTS off) SELECT name, note FROM mc_report \g | grep -c activity
 SELECT * FROM mc_report_openers(1);
 SELECT * FROM mc_report_clickers(1);
 SELECT * FROM mc_report_links(1);
@@ -158,17 +162,46 @@ SELECT mc_report_bounces(1, 'firm');	-- fails
 SELECT mc_report_openers(99);			-- fails
 SELECT mc_report_links(NULL);			-- fails
 RESET ROLE;
+-- D17: a note where what is recorded differs, and why
+CREATE FUNCTION noted(_opens bigint, _clicks bigint, _read jsonb) RETURNS TABLE (recorded_opened bigint, recorded_clicked bigint, note text)
+LANGUAGE sql VOLATILE AS $$
+	UPDATE mailchimp_sync.report SET opens_total = _opens, clicks_total = _clicks, read_figures = _read WHERE campaign_id = 1;
+	SELECT r.recorded_opened, r.recorded_clicked, r.note FROM mc_report r WHERE r.campaign_id = 1;
+$$;
+SELECT * FROM noted(8, 4, '{"activity": {"opens": 8, "clicks": 4}}');
+SELECT * FROM noted(9, 4, NULL);
+SELECT * FROM noted(9, 4, '{"activity": {"opens": 8, "clicks": 4}}');
+SELECT * FROM noted(9, 4, '{"activity": {"opens": 9, "clicks": 4}}');
+SELECT * FROM noted(8, 5, '{"activity": {"opens": 8, "clicks": 5}}');
+SELECT * FROM noted(8, 3, '{"activity": {"opens": 8, "clicks": 3}}');
+SELECT * FROM noted(7, 5, '{"activity": {"opens": 7, "clicks": 5}}');
+SET mailchimp_sync.activity_retention = '1d';
+SELECT * FROM noted(8, 5, '{"activity": {"opens": 8, "clicks": 5}}');
+RESET mailchimp_sync.activity_retention;
+-- R108: the rates beside the mean of the connection's earlier campaigns; of 2 nothing was delivered, 8 was another connection's
+CREATE SERVER mc_other FOREIGN DATA WRAPPER mailchimp_sync OPTIONS (dc 'us6');
+INSERT INTO mailchimp_sync.campaign (campaign_id, connection, list_id, name, status, marker, created_at, created_by, sent_at)
+SELECT i, CASE i WHEN 8 THEN 'mc_other' ELSE 'mc_main' END, 'l1', 'no ' || i, 'sent', 'm' || i, '2026-03-01Z', 'x',
+	'2026-04-01Z'::timestamptz - i / 6 * interval '1 hour' FROM generate_series(4, 9) i;
+INSERT INTO mailchimp_sync.report (campaign_id, emails_sent, opens_total, unique_opens, clicks_total, unique_clickers, hard_bounces,
+	soft_bounces, syntax_errors, unsubscribed, complaints, polled_at, human_opens, human_openers)
+VALUES (4, 100, 50, 40, 10, 8, 10, 10, 0, 2, 0, '2026-04-02Z', 30, 20), (5, 200, 90, 80, 10, 8, 0, 0, 0, 4, 0, '2026-04-02Z', NULL, NULL),
+	(6, 80, 0, 0, 0, 0, 0, 0, 0, 0, 0, '2026-04-02Z', 0, 0), (8, 1000, 999, 999, 999, 999, 0, 0, 0, 999, 0, '2026-04-02Z', 999, 999);
+SET ROLE regress_mc_rita;
+SELECT * FROM mc_report_comparison ORDER BY sent_at, campaign_id;
+RESET ROLE;
 -- R42, N7: activities join with the CRM's own tables
 SELECT c.id, count(*) FROM candidate c JOIN mc_activity a ON a.source = 'candidate' AND a.contact_key = c.id::text
 GROUP BY 1 ORDER BY 1;
 SELECT mc_revoke('regress_mc_rita');
 SET ROLE regress_mc_rita;
 SELECT count(*) FROM mc_activity;
+SELECT count(*) FROM mc_report_comparison;
 SELECT mc_report_openers(1);
 RESET ROLE;
 
 DROP TABLE ordered;
-DROP FUNCTION orders, arrive, leaves, event, page;
+DROP FUNCTION noted, orders, arrive, leaves, event, page;
 DROP EXTENSION mailchimp_sync CASCADE;
 DROP TABLE candidate;
 DROP ROLE regress_mc_ada, regress_mc_rita;

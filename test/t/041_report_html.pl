@@ -46,8 +46,10 @@ $sim->post('/_sim/engage', { campaign => $crm->column($campaign, 'mailchimp_id')
 			'https://www.example.org/?a="><img src=x onerror=alert(3)>&b=1' ] });
 $crm->both_later(90000);
 $crm->mia("SELECT mc_poll_campaign($campaign)");
-McTest::poll('the figures', sub { $crm->mia("SELECT recorded_opened = total_opened AND recorded_clicked = total_clicked AND next_poll_at > last_polled_at "
-			. "FROM mc_report JOIN mc_campaign USING (campaign_id) WHERE campaign_id = $campaign AND total_clicked > 0") eq 't' });
+McTest::poll('the figures', sub { $crm->mia("SELECT recorded_opened = total_opened AND recorded_clicked = total_clicked "
+			. "AND total_clicked = (SELECT sum(clicks) FROM mc_report_links($campaign)) AND unsubscribed + complaints = "
+			. "(SELECT count(*) FROM mc_activity WHERE campaign_id = $campaign AND type = 'unsubscribed') "
+			. "FROM mc_report WHERE campaign_id = $campaign AND total_clicked > 0") eq 't' });
 my $page = page($campaign);
 my $truth = $sim->get('/_sim/truth/' . $crm->column($campaign, 'mailchimp_id'));
 my $percent = sub { sprintf '%.1f %%', 100 * $_[0] / $_[1] };
