@@ -64,6 +64,7 @@ CREATE TABLE mailchimp_sync.campaign (
 	-- polling
 	last_polled_at	timestamptz,
 	next_poll_at	timestamptz,
+	spread_poll_at	timestamptz,		-- the same by its turn (poll_tier.sql); another: somebody asked, or it is tried again
 	poll_failures	integer NOT NULL DEFAULT 0,
 	UNIQUE (connection, mailchimp_id)
 );

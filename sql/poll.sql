@@ -1,5 +1,5 @@
 /*
- * poll.sql: results are fetched, in tiers (R49-R55, D1-D3), the kind of work "poll".
+ * poll.sql: results are fetched (R49, D1), the kind of work "poll". When is in poll_tier.sql.
  *
  * A poll of a sent campaign asks for the report's totals first: one request, and it
  * is over where they have not moved. Else the pages behind those that moved are read,
@@ -11,136 +11,6 @@
  * A campaign that is prepared, scheduled or has failed is asked for its state alone: somebody may have sent,
  * scheduled, edited or deleted it at Mailchimp (adopt.sql).
  */
-
-/* ---- tiers ---- */
-
--- a site's own tiers; the defaults are in the view tier
-CREATE TABLE mailchimp_sync.poll_tier (
-	tier			integer PRIMARY KEY CHECK (tier > 0),
-	min_age			interval NOT NULL CHECK (min_age >= interval '0'),
-	every			interval NOT NULL CHECK (every > interval '0')
-);
-SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.poll_tier', '');
-
--- in force: from an age of min_age on, up to the next tier's, once in every (D2)
-CREATE VIEW mailchimp_sync.tier AS
-SELECT tier, coalesce(t.min_age, d.min_age) AS min_age, coalesce(t.every, d.every) AS every
-FROM (VALUES
-	(1, interval '0', interval '10 minutes'),
-	(2, interval '2 hours', interval '1 hour'),
-	(3, interval '24 hours', interval '3 hours'),
-	(4, interval '7 days', interval '6 hours'),
-	(5, interval '14 days', interval '12 hours'),
-	(6, interval '1 month', interval '24 hours')) AS d(tier, min_age, every)
-FULL JOIN mailchimp_sync.poll_tier t USING (tier);
-
--- the instant at which each tier begins for each campaign; days and months are added in UTC
-CREATE VIEW mailchimp_sync.campaign_tier AS
-SELECT c.campaign_id, b.born_at, t.tier, t.every,
-	((b.born_at AT TIME ZONE 'UTC') + t.min_age) AT TIME ZONE 'UTC' AS begins_at
-FROM mailchimp_sync.campaign c
-CROSS JOIN LATERAL (SELECT greatest(c.created_at, c.sent_at) AS born_at) b		-- D1
-CROSS JOIN mailchimp_sync.tier t;
-
-/*
- * When a campaign is to be polled next: its last successful poll plus the spacing of the tier in which
- * that poll fell (D3). A tier that begins later and asks more often, as a site may
- * set it, takes effect when it begins; the defaults have none. A poll that was missed is late
- * and done once. One that is scheduled is looked at when its hour has come, and every minute then until it is being sent.
- */
-CREATE FUNCTION mailchimp_sync.poll_next_at(_campaign_id bigint) RETURNS timestamptz
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	WITH last AS (
-		-- Mailchimp's clock may be ahead of ours: a campaign is never younger than new
-		SELECT greatest(coalesce(c.last_polled_at, mailchimp_sync.clock()), c.created_at, c.sent_at) AS at,
-			CASE WHEN c.status = 'scheduled' THEN c.scheduled_for END AS hour
-		FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id
-	), reached AS (
-		SELECT t.*, t.begins_at <= l.at AS has_begun, l.at, l.hour,
-			max(t.begins_at) FILTER (WHERE t.begins_at <= l.at) OVER () AS current_begins_at
-		FROM mailchimp_sync.campaign_tier t, last l WHERE t.campaign_id = _campaign_id
-	)
-	SELECT least(min(greatest(r.begins_at, ((r.at AT TIME ZONE 'UTC') + r.every) AT TIME ZONE 'UTC')),
-		min(CASE WHEN r.hour > r.at THEN r.hour WHEN r.hour > r.at - interval '1 hour' THEN r.at + interval '1 minute' END))
-	FROM reached r
-	WHERE NOT r.has_begun OR r.begins_at = r.current_begins_at
-$$;
-
-CREATE FUNCTION @extschema@.mc_poll_tiers() RETURNS TABLE (tier integer, min_age interval, every interval)
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
-COMMENT ON FUNCTION @extschema@.mc_poll_tiers() IS
-	'how often results are fetched: from an age of min_age on, once in every; the defaults and what this site has set';
-
-CREATE FUNCTION mailchimp_sync.mc_poll_tiers() RETURNS TABLE (tier integer, min_age interval, every interval)
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT t.tier, t.min_age, t.every FROM mailchimp_sync.tier t ORDER BY t.min_age
-$$;
-
-CREATE FUNCTION @extschema@.mc_set_poll_tier(tier integer, min_age interval, every interval) RETURNS void
-LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
-COMMENT ON FUNCTION @extschema@.mc_set_poll_tier(integer, interval, interval) IS
-	'sets or adds a tier of the polling schedule; with min_age and every null the site''s own goes and the default returns';
-
-CREATE FUNCTION mailchimp_sync.mc_set_poll_tier(_tier integer, _min_age interval, _every interval) RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF NOT coalesce(_tier > 0, false) THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'tier must be a number from 1 on',
-			HINT = 'mc_poll_tiers() lists the tiers.';
-	ELSIF (_min_age IS NULL) <> (_every IS NULL) THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_age and every belong together',
-			HINT = 'Give both, or null for both to return to the default.';
-	ELSIF _every < interval '1 minute' THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'every must be at least one minute';
-	ELSIF _min_age < interval '0' THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_age must not be negative';
-	END IF;
-	LOCK TABLE mailchimp_sync.poll_tier IN SHARE ROW EXCLUSIVE MODE;
-	DELETE FROM mailchimp_sync.poll_tier t WHERE t.tier = _tier;
-	INSERT INTO mailchimp_sync.poll_tier (tier, min_age, every) SELECT _tier, _min_age, _every WHERE _every IS NOT NULL;
-	PERFORM mailchimp_sync.check_tiers();
-	UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.poll_next_at(campaign_id)
-	WHERE next_poll_at IS NOT NULL AND last_polled_at IS NOT NULL AND poll_failures = 0;
-	PERFORM mailchimp_sync.wake();
-END
-$$;
-
-CREATE FUNCTION mailchimp_sync.check_tiers() RETURNS void
-LANGUAGE plpgsql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-	_same	record;
-BEGIN
-	IF NOT EXISTS (SELECT FROM mailchimp_sync.tier t WHERE t.min_age = interval '0') THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'no tier begins at the age of 0',
-			HINT = 'A new campaign would be in no tier.';
-	END IF;
-	SELECT t.min_age, string_agg(t.tier::text, ' and ' ORDER BY t.tier) AS tiers INTO _same
-	FROM mailchimp_sync.tier t GROUP BY 1 HAVING count(*) > 1 LIMIT 1;
-	IF FOUND THEN
-		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value',
-			MESSAGE = format('tiers %s begin at the same age', _same.tiers), HINT = 'Give each tier an age of its own.';
-	END IF;
-END
-$$;
-
-CREATE VIEW @extschema@.mc_poll_schedule WITH (security_barrier) AS
-SELECT c.campaign_id, c.name, a.now_at - t.born_at AS age, t.tier, c.last_polled_at, c.next_poll_at
-FROM mailchimp_sync.campaign c
-JOIN mailchimp_sync.permitted_connection p USING (connection)
-CROSS JOIN LATERAL (SELECT greatest(mailchimp_sync.clock(), c.created_at, c.sent_at) AS now_at) a
-CROSS JOIN LATERAL (SELECT x.born_at, x.tier FROM mailchimp_sync.campaign_tier x
-	WHERE x.campaign_id = c.campaign_id AND x.begins_at <= a.now_at ORDER BY x.begins_at DESC LIMIT 1) t
-WHERE c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.next_poll_at IS NOT NULL;
-COMMENT ON VIEW @extschema@.mc_poll_schedule IS
-	'the campaigns that are polled: age (since they were sent), tier, and when results are fetched next';
 
 /* ---- polls under way ---- */
 
@@ -313,11 +183,13 @@ AS $$
 	DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'poll' AND f.campaign_id = _campaign_id;
-	UPDATE mailchimp_sync.campaign SET last_polled_at = mailchimp_sync.clock() WHERE campaign_id = _campaign_id;
-	UPDATE mailchimp_sync.campaign SET poll_failures = 0,
-		next_poll_at = CASE WHEN poll_failures = 0 AND next_poll_at > _started_at THEN next_poll_at
-			ELSE mailchimp_sync.poll_next_at(_campaign_id) END
-	WHERE campaign_id = _campaign_id;
+	UPDATE mailchimp_sync.campaign c SET last_polled_at = mailchimp_sync.clock(), poll_failures = 0,
+		next_poll_at = coalesce(n.asked_at, n.spread_at), spread_poll_at = CASE WHEN n.asked_at IS NULL THEN n.spread_at END
+	FROM (SELECT CASE WHEN o.poll_failures = 0 AND o.next_poll_at > _started_at THEN o.next_poll_at END AS asked_at,
+			mailchimp_sync.poll_next_at(_campaign_id, mailchimp_sync.clock(), coalesce(o.next_poll_at = o.spread_poll_at
+				AND o.next_poll_at > mailchimp_sync.clock() - current_setting('mailchimp_sync.poll_spread')::interval, false)) AS spread_at
+		FROM mailchimp_sync.campaign o WHERE o.campaign_id = _campaign_id) n
+	WHERE c.campaign_id = _campaign_id;
 $$;
 
 -- the totals: stored, and the pages behind those that moved are to be read

@@ -35,6 +35,7 @@ extern int mc_connect_timeout;	  /* ms */
 extern int mc_request_timeout;	  /* ms */
 extern int mc_max_response;		  /* kB */
 extern int mc_expression_timeout; /* ms */
+extern int mc_poll_spread;		  /* ms */
 extern int mc_log_retention;	  /* s */
 extern int mc_activity_retention; /* s, 0 none */
 extern bool mc_store_ip;

@@ -36,6 +36,7 @@ int mc_connect_timeout = 10 * 1000;
 int mc_request_timeout = 125 * 1000;
 int mc_max_response = 64 * 1024;
 int mc_expression_timeout = 5 * 1000;
+int mc_poll_spread = 30 * 1000;
 int mc_log_retention = 7 * SECS_PER_DAY;
 int mc_activity_retention = 0;
 bool mc_store_ip = false;
@@ -159,6 +160,11 @@ define_limits(void)
 							"Largest answer that is read, after decompression.", NULL,
 							&mc_max_response, 64 * 1024, 1, MaxAllocSize / 1024, PGC_SUSET,
 							GUC_UNIT_KB, NULL, NULL, NULL);
+	DefineCustomIntVariable(
+		"mailchimp_sync.poll_spread", "How much later than its time a campaign may be polled.",
+		"Campaigns that would fall due together are spread over it; zero "
+		"lets each be polled on time.",
+		&mc_poll_spread, 30 * 1000, 0, 30 * 1000, PGC_SUSET, GUC_UNIT_MS, NULL, NULL, NULL);
 	DefineCustomIntVariable("mailchimp_sync.expression_timeout",
 							"Longest time that the expressions of a source may take for one batch.",
 							NULL, &mc_expression_timeout, 5 * 1000, 1, INT_MAX, PGC_SUSET,

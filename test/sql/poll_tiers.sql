@@ -103,6 +103,50 @@ SELECT mc_set_poll_tier(t, NULL, NULL) FROM unnest('{1,2,7,8,9}'::int[]) t;
 SELECT tier, min_age, every FROM mc_poll_tiers();
 SELECT * FROM mailchimp_sync.poll_tier;
 
+-- the spread: a thousand that are due together are not for long; never early, at most 30 s late, and no later each time
+SET mailchimp_sync.poll_spread = '30s';
+INSERT INTO mailchimp_sync.campaign (campaign_id, connection, list_id, name, status, marker, created_at, created_by, mailchimp_id, sent_at, next_poll_at)
+SELECT 1000 + n, 'mc_main', 'l1', 'many', 'sent', 'n' || n, '2026-03-01 03:00:00Z', 'x', 'n' || n, '2026-03-01 03:00:00Z', '2026-03-01 03:00:00Z'
+FROM generate_series(1, 1000) n;
+-- each is polled so long after it was due: the spacing of the polls, and how they stand apart
+CREATE FUNCTION poll_many(_rounds integer, _late interval) RETURNS TABLE (round integer, early bigint, late bigint, exact bigint, seconds bigint, most bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+	_c	record;
+BEGIN
+	FOR _round IN 1 .. _rounds LOOP
+		FOR _c IN SELECT campaign_id, next_poll_at FROM mailchimp_sync.campaign WHERE name = 'many' LOOP
+			PERFORM set_clock(_c.next_poll_at + _late), mailchimp_sync.poll_succeeded(_c.campaign_id, _c.next_poll_at + _late);
+		END LOOP;
+		RETURN QUERY SELECT _round, count(*) FILTER (WHERE s.late < '0'), count(*) FILTER (WHERE s.late > '30 s'), count(*) FILTER (WHERE s.late = '0'),
+			count(DISTINCT s.second), max(s.same) FROM (
+			SELECT c.next_poll_at - c.last_polled_at - '10 minutes' AS late, date_trunc('second', c.next_poll_at) AS second,
+				count(*) OVER (PARTITION BY date_trunc('second', c.next_poll_at)) AS same
+			FROM mailchimp_sync.campaign c WHERE c.name = 'many') s;
+	END LOOP;
+END
+$$;
+SELECT round, early, late, exact, seconds, most < 60 AS apart FROM poll_many(3, '0.2 s');
+-- missed, all done at once: in no turn
+BEGIN;
+SELECT set_clock('2026-03-01 04:30:00Z') IS NOT NULL AS at;
+SELECT count(mailchimp_sync.poll_succeeded(campaign_id, mailchimp_sync.clock())) FROM mailchimp_sync.campaign WHERE name = 'many';
+SELECT min(next_poll_at - last_polled_at) >= '10 minutes' AS not_early, max(next_poll_at - last_polled_at) <= '10 minutes 30 s' AS not_late,
+	count(DISTINCT date_trunc('second', next_poll_at)) AS seconds FROM mc_poll_schedule WHERE name = 'many';
+-- whose poll somebody asked for is in no turn either, but no later than the others; nor is one that was tried again
+UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() WHERE campaign_id = 1001;
+SELECT mailchimp_sync.poll_succeeded(1001, mailchimp_sync.clock());
+SELECT next_poll_at - last_polled_at - '10 minutes' = mailchimp_sync.poll_spread(1001) AS spread FROM mc_poll_schedule WHERE campaign_id = 1001;
+-- the same share of a shorter one
+SELECT mailchimp_sync.poll_spread(1001) AS of_30;
+SET LOCAL mailchimp_sync.poll_spread = '3s';
+SELECT mailchimp_sync.poll_spread(1001) AS of_3;
+SET LOCAL mailchimp_sync.poll_spread = 0;
+SELECT mailchimp_sync.poll_spread(1001) AS off;
+COMMIT;
+RESET mailchimp_sync.poll_spread;
+DELETE FROM mailchimp_sync.campaign WHERE name = 'many';
+
 -- what cannot be set
 SELECT mc_set_poll_tier(0, '0', '5 minutes');
 SELECT mc_set_poll_tier(NULL, '0', '5 minutes');
@@ -122,6 +166,6 @@ SET ROLE regress_mc_rita;
 SELECT campaign_id, name FROM mc_poll_schedule;
 RESET ROLE;
 
-DROP FUNCTION look, set_clock;
+DROP FUNCTION look, poll_many, set_clock;
 DROP EXTENSION mailchimp_sync CASCADE;
 DROP ROLE regress_mc_ada, regress_mc_rita;
