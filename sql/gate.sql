@@ -76,6 +76,15 @@ CREATE FUNCTION mailchimp_sync.caller_has(_level text, _connection text) RETURNS
 		OR (SELECT r.rolsuper FROM pg_roles r WHERE r.oid = mailchimp_sync.caller())
 $$;
 
+-- what permitted_connection shows to the caller of a function, in which the current user is the extension's owner
+CREATE FUNCTION mailchimp_sync.connection_of_caller() RETURNS TABLE (connection text)
+	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
+	SELECT k.connection
+	FROM mailchimp_sync.known_connection k
+	WHERE CASE WHEN k.server IS NOT NULL THEN has_server_privilege(mailchimp_sync.caller(), k.server, 'USAGE')
+		ELSE mailchimp_sync.caller_has('reader', '') END
+$$;
+
 -- the GRANTs that carry out the grants of a role
 CREATE FUNCTION mailchimp_sync.carried_grants(_role oid) RETURNS TABLE (privilege text, object text)
 	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$

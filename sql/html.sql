@@ -18,12 +18,12 @@ AS $$
 		'&', '&amp;'), '<', '&lt;'), '>', '&gt;'), '"', '&quot;'), '''', '&#39;')
 $$;
 
--- words of others, which may run from right to left: they do not turn what stands around them
+-- words of others, which may run from right to left: they do not turn what stands around them; null: there are none
 CREATE FUNCTION mailchimp_sync.html_text(_text text, _length integer DEFAULT 200) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT format('<bdi>%s</bdi>', mailchimp_sync.html_escape(_text, _length))
+	SELECT '<bdi>' || mailchimp_sync.html_escape(_text, _length) || '</bdi>'
 $$;
 
 -- a web address that can be followed, if it is one and not overlong; else only its words
@@ -69,7 +69,7 @@ AS $$
 		'<rect class="%s" width="%s%%" height="12" rx="3"/></svg>', _class, to_char(least(greatest(coalesce(_share, 0), 0), 100), 'FM990.00'))
 $$;
 
--- heads: the words of the columns, those that start with # are right-aligned; rows: cells that are HTML already
+-- heads: the words of the columns, those that start with # are right-aligned, '' heads bars; rows: cells that are HTML already; null: there is nothing
 CREATE FUNCTION mailchimp_sync.html_table(_caption text, _heads text[], _rows text[]) RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -77,9 +77,11 @@ AS $$
 	SELECT format('<div class="scroll" role="region" tabindex="0" aria-label="%s"><table><caption>%1$s</caption><thead><tr>%s</tr></thead><tbody>%s</tbody></table></div>',
 		_caption,
 		(SELECT string_agg(CASE WHEN h.head LIKE '#%' THEN format('<th scope="col" class="n">%s</th>', substr(h.head, 2))
+			WHEN h.head = '' THEN '<td></td>'
 			ELSE format('<th scope="col">%s</th>', h.head) END, '' ORDER BY h.position)
 			FROM unnest(_heads) WITH ORDINALITY AS h(head, position)),
 		array_to_string(_rows, E'\n'))
+	WHERE _rows IS NOT NULL
 $$;
 
 -- a row: the first cell names it, numbers (#) are right-aligned
@@ -133,17 +135,19 @@ dd small { display: block; font-size: .875rem; color: var(--soft); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%%; }
 caption { text-align: left; font-size: .875rem; padding-bottom: .25rem; }
 th, td { text-align: left; vertical-align: top; padding: .35rem .6rem .35rem 0; border-top: 1px solid var(--line); font-weight: normal; }
-th[scope=row] { min-width: 6rem; } bdi { overflow-wrap: anywhere; } td time { white-space: nowrap; }
-thead th { color: var(--soft); font-size: .875rem; border-top: 0; } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+th[scope=row] { min-width: 8rem; } bdi { overflow-wrap: anywhere; } td time { white-space: nowrap; }
+thead th { color: var(--soft); font-size: .875rem; } thead th, thead td { border-top: 0; } .n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td:has(> svg.bar) { min-width: 3.5rem; width: 40%%; } svg { display: block; } .bar { margin-top: .4rem; }
 .chart { border-bottom: 1px solid var(--line); } .axis { display: flex; justify-content: space-between; gap: 1rem; font-size: .875rem; color: var(--soft); }
 .track { fill: var(--card); } .sent { fill: var(--sent); } .opens { fill: var(--opens); } .clicks { fill: var(--clicks); } .bad { fill: var(--bad); }
 .key::before { content: ""; display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .4em; background: var(--opens); }
 .key.clicks::before { background: var(--clicks); } .key { margin-right: 1.25rem; }
+@media (max-width: 34rem) { td time { white-space: normal; } td:has(> svg.bar) { width: 20%%; } }
 summary { cursor: pointer; color: var(--link); padding: .35rem 0; }
 footer { margin-top: 2.5rem; font-size: .875rem; }
 @media print { :root { --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb; --link: #000; --sent: #888; --opens: #2a6fc9; --clicks: #0f8a5f; --bad: #b3382c; }
 	body { max-width: none; padding: 0; font-size: 10pt; } section { break-inside: avoid-page; } .scroll { overflow: visible; }
+	table, caption, thead th { font-size: 9pt; } td:has(> svg.bar) { min-width: 2rem; }
 	svg rect { print-color-adjust: exact; -webkit-print-color-adjust: exact; } }
 </style>
 </head>

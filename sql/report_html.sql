@@ -250,7 +250,7 @@ AS $$
 		E'\n</main>\n'))
 	FROM (SELECT r.*, l.sent_at, l.total, row_number() OVER (ORDER BY l.sent_at DESC NULLS LAST, l.campaign_id DESC) AS position
 		FROM (SELECT k.campaign_id, k.sent_at, count(*) OVER () AS total
-			FROM mailchimp_sync.campaign k JOIN mailchimp_sync.permitted_connection p USING (connection)
+			FROM mailchimp_sync.campaign k JOIN mailchimp_sync.connection_of_caller() p USING (connection)
 			WHERE k.status IN ('sending', 'sent') ORDER BY k.sent_at DESC NULLS LAST, k.campaign_id DESC LIMIT 100) l
 		CROSS JOIN LATERAL (SELECT * FROM @extschema@.mc_report o WHERE o.campaign_id = l.campaign_id) r) c
 $$;
