@@ -106,7 +106,7 @@ BEGIN
 	END;
 	IF _reply.title IS NOT NULL THEN
 		PERFORM mailchimp_sync.connection_replied(_connection, _reply.outcome, _reply.status, _reply.detail,
-			_reply.retry_after_s);
+			_reply.retry_after_s, false);
 		RETURN QUERY SELECT 'key', false, format('%s: %s%s', _reply.title, _reply.detail,
 			CASE WHEN _reply.status = 401 THEN ' Give a new key to mc_connect.' END);
 		RETURN;

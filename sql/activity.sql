@@ -197,16 +197,21 @@ BEGIN
 	JOIN mailchimp_sync.audience a USING (audience_id)
 	WHERE c.campaign_id = _campaign_id;
 	-- R45; a policy is the audience's (D11), and without an audience nobody says that it does not matter
+	PERFORM mailchimp_sync.signal_leaving(_audience.audience_id, n) FROM unnest(_new) n;
 	IF coalesce(_audience.on_unsubscribe, 'opt_out') = 'opt_out' THEN
 		PERFORM mailchimp_sync.opt_out_add(n.source_id, n.contact_key, n.email, 'mailchimp', n.reason, 'Mailchimp')
-		FROM unnest(_new) n;
+		FROM unnest(_new) n WHERE NOT mailchimp_sync.leaving_is_over(_audience.audience_id, n);
+		PERFORM mailchimp_sync.opt_outs_explained(array_agg(n.email_hash), array_agg(n.reason)) FROM unnest(_new) n;
 	END IF;
 	-- Mailchimp's own fact, whatever the policy; who has come back since has a later one
-	UPDATE mailchimp_sync.member m SET status = 'unsubscribed', status_before = NULL,
-		last_changed = greatest(m.last_changed, n.occurred_at)
+	UPDATE mailchimp_sync.member m SET status = 'unsubscribed',
+		status_before = CASE WHEN m.status = 'unsubscribed' THEN m.status_before END,
+		last_changed = greatest(m.last_changed, n.occurred_at), unsubscribed_at = n.occurred_at,
+		unsubscribe_reason = mailchimp_sync.better_reason(CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END, n.reason)
 	FROM unnest(_new) n
 	WHERE m.audience_id = _audience.audience_id AND m.email_hash = n.email_hash
-		AND m.status IN ('subscribed', 'pending') AND coalesce(m.last_changed <= n.occurred_at, true);
+		AND (m.status IN ('subscribed', 'pending') AND coalesce(m.last_changed <= n.occurred_at, true)
+			OR m.status = 'unsubscribed' AND coalesce(n.occurred_at <= m.unsubscribed_at, true));
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)
 	SELECT c.source_id, c.contact_key FROM unnest(_new) n
 	JOIN mailchimp_sync.contact c ON c.audience_id = _audience.audience_id AND c.email_hash = n.email_hash

@@ -265,10 +265,11 @@ $$;
  * 401: only a key that was asked for (store_account) ends auth_failed.
  */
 CREATE FUNCTION mailchimp_sync.connection_replied(_connection text, _outcome text, _status integer, _detail text,
-	_retry_after_s integer) RETURNS void
+	_retry_after_s integer, _is_engine boolean DEFAULT true) RETURNS void
 	LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
-	_now	timestamptz := mailchimp_sync.clock();
+	_now		timestamptz := mailchimp_sync.clock();
+	_failures	integer;
 	_state	text := CASE
 		WHEN _outcome = 'refused' OR _status = 429 THEN 'throttled'
 		WHEN _outcome <> 'answered' OR _status >= 500 THEN 'unreachable'
@@ -279,15 +280,24 @@ DECLARE
 BEGIN
 	IF _state IN ('ok', 'auth_failed') THEN
 		UPDATE mailchimp_sync.connection c
-		SET state = _state, detail = _words, failures = 0, next_attempt_at = NULL, checked_at = _now
+		SET state = _state, detail = _words, failures = 0, next_attempt_at = NULL,
+			checked_at = CASE WHEN c.state = 'auth_failed' THEN c.checked_at ELSE _now END		-- since when
 		WHERE c.connection = _connection AND (c.state <> 'auth_failed' OR _state = 'auth_failed')
 			AND (c.state, c.detail, c.failures, c.next_attempt_at) IS DISTINCT FROM (_state, _words, 0, NULL);
+		IF _state = 'auth_failed' AND _is_engine THEN
+			PERFORM mailchimp_sync.signal_auth_failed(_connection);
+		END IF;
 	ELSE
 		UPDATE mailchimp_sync.connection c
 		SET state = _state, detail = _words, failures = c.failures + 1, checked_at = _now,
 			next_attempt_at = _now + greatest(mailchimp_sync.backoff(c.failures + 1),
 				_retry_after_s * interval '1 second')
-		WHERE c.connection = _connection AND c.state <> 'auth_failed' AND coalesce(c.next_attempt_at <= _now, true);
+		WHERE c.connection = _connection AND c.state <> 'auth_failed' AND coalesce(c.next_attempt_at <= _now, true)
+		RETURNING c.failures INTO _failures;
+		IF _failures = mailchimp_sync.failing_for_long() AND _is_engine THEN
+			PERFORM mailchimp_sync.signal('sync_failed', _connection, NULL, NULL,
+				jsonb_build_object('reason', format('%s: %s', _state, _words)));
+		END IF;
 	END IF;
 END
 $$;

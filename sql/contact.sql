@@ -72,6 +72,9 @@ CREATE TABLE mailchimp_sync.member (
 						'transactional', 'archived', 'forgotten')),
 	status_before	text,				-- before we archived or unsubscribed it, or tried to
 	archived_by_us	boolean NOT NULL DEFAULT false,
+	-- the last time that the person left the list, and why, as far as Mailchimp tells
+	unsubscribed_at	timestamptz,
+	unsubscribe_reason	text,
 	ours			boolean NOT NULL,	-- created or adopted by us (D15, D20)
 	mailchimp_id	text,				-- the contact's id at Mailchimp
 	-- per field what we sent and what Mailchimp showed after that (it truncates
@@ -234,6 +237,8 @@ COMMENT ON VIEW @extschema@.mc_audience_status IS
 CREATE VIEW @extschema@.mc_member WITH (security_barrier) AS
 SELECT a.audience, nullif(m.email, '') AS email, s.source, c.contact_key, m.status,
 	m.status IN ('subscribed', 'pending') AS active,
+	CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribed_at END AS unsubscribed_at,
+	CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END AS unsubscribe_reason,
 	coalesce(m.shown_fields, m.sent_fields) AS merge_fields,
 	coalesce(m.shown_tags, m.sent_tags) AS tags,
 	m.mailchimp_id, m.last_changed, m.pushed_at, NOT m.ours AS foreign_member

@@ -398,7 +398,7 @@ BEGIN
 	DELETE FROM mailchimp_sync.request
 	WHERE started_at < mailchimp_sync.clock() - current_setting('mailchimp_sync.log_retention')::interval;
 	GET DIAGNOSTICS _count = ROW_COUNT;
-	RETURN _count + mailchimp_sync.tidy_hand() + mailchimp_sync.tidy_activity();
+	RETURN _count + mailchimp_sync.tidy_hand() + mailchimp_sync.tidy_activity() + mailchimp_sync.tidy_signals();
 END
 $$;
 

@@ -378,6 +378,7 @@ BEGIN
 	PERFORM mailchimp_sync.erase_contacts(_e);
 	PERFORM mailchimp_sync.erase_opt_outs(_e);
 	PERFORM mailchimp_sync.erase_results(_e);
+	PERFORM mailchimp_sync.erase_signals(_e);
 	IF mailchimp_sync.erase_test_mails(_e.email_hash) THEN
 		RETURN 'a test mail';
 	END IF;
@@ -445,6 +446,16 @@ AS $$
 				SELECT FROM unnest(_e.source_ids, _e.contact_keys) AS u(source_id, contact_key)
 				WHERE x.source_id = u.source_id AND x.contact_key = u.contact_key COLLATE "C")) k
 	WHERE l.ctid = k.ctid;
+$$;
+
+CREATE FUNCTION mailchimp_sync.erase_signals(_e mailchimp_sync.erasure) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM mailchimp_sync.signal s
+	WHERE mailchimp_sync.email_hash(s.email) = _e.email_hash OR EXISTS (
+		SELECT FROM unnest(_e.source_ids, _e.contact_keys) AS u(source_id, contact_key)
+		WHERE s.source_id = u.source_id AND s.contact_key = u.contact_key COLLATE "C")
 $$;
 
 -- recipients that are the person

@@ -70,10 +70,12 @@ AS $$
 			next_attempt_at = CASE WHEN NOT mailchimp_sync.error_is_lasting(_error_state)
 				THEN mailchimp_sync.clock() + mailchimp_sync.backoff(s.failures + 1) END
 		WHERE s.source_id = _source_id AND mailchimp_sync.source_version(s) = _version
-		RETURNING s.source_id
+		RETURNING s.source_id, s.state, s.failures, s.detail
+	), unread AS (
+		DELETE FROM mailchimp_sync.event e USING troubled t
+		WHERE e.source_id = t.source_id AND mailchimp_sync.error_is_lasting(_error_state)
 	)
-	DELETE FROM mailchimp_sync.event e USING troubled t
-	WHERE e.source_id = t.source_id AND mailchimp_sync.error_is_lasting(_error_state)
+	SELECT mailchimp_sync.signal_source(t.source_id, t.state, t.failures, t.detail) FROM troubled t
 $$;
 
 CREATE FUNCTION mailchimp_sync.source_is_usable(_source mailchimp_sync.source) RETURNS boolean

@@ -296,9 +296,14 @@ BEGIN
 		_g.waiting := mailchimp_sync.guard_waiting(_g.audience_id, _g.kind);
 	END IF;
 	IF _g.waiting > _allowed THEN
-		_g.stopped_at := coalesce(_g.stopped_at, _now);
 		_g.stopped := _g.waiting;
 		_g.detail := mailchimp_sync.guard_words(_g.kind, _g.stopped, _done, _g.base, _g.approved);
+		IF _g.stopped_at IS NULL THEN
+			_g.stopped_at := _now;
+			PERFORM mailchimp_sync.signal('guard_stopped', a.connection, a.audience_id, NULL,
+				jsonb_build_object('action', _g.kind, 'held', _g.stopped, 'reason', _g.detail))
+			FROM mailchimp_sync.audience a WHERE a.audience_id = _g.audience_id;
+		END IF;
 	ELSE
 		_g.stopped_at := NULL;
 		_g.stopped := NULL;

@@ -189,6 +189,25 @@ BEGIN
 END
 $$;
 
+-- of two that Mailchimp says the one that says something; its words for no reason are these
+CREATE FUNCTION mailchimp_sync.better_reason(_known text, _said text) RETURNS text
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN coalesce(_known, 'None given') = 'None given' THEN coalesce(nullif(_said, ''), _known) ELSE _known END
+$$;
+
+-- who was known to have left by an answer that did not say why: what a later one says
+CREATE FUNCTION mailchimp_sync.opt_outs_explained(_email_hashes text[], _reasons text[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.opt_out o SET reason = mailchimp_sync.better_reason(o.reason, u.reason)
+	FROM unnest(_email_hashes, _reasons) AS u(email_hash, reason)
+	WHERE o.email_hash = lower(u.email_hash) COLLATE "C" AND o.origin = 'mailchimp' AND u.reason <> ''
+		AND o.reason IS DISTINCT FROM mailchimp_sync.better_reason(o.reason, u.reason)
+$$;
+
 /*
  * Out of the group: the contact itself and the address alone, not other contacts with that address, who said so
  * themselves, unless their source is gone. What still blocks the address is told. Who was erased comes back by

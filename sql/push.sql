@@ -245,6 +245,13 @@ AS $$
 	LEFT JOIN mailchimp_sync.member m ON m.audience_id = s.audience_id AND m.email_hash = s.email_hash
 	WHERE c.by_hand IS NOT TRUE GROUP BY s.audience_id;
 
+	SELECT mailchimp_sync.signal_statuses(m.audience_id, array_agg(m.email_hash), array_agg(m.status), array_agg(u.status),
+		array_fill(NULL::text, ARRAY[count(*)::integer]), array_fill(NULL::timestamptz, ARRAY[count(*)::integer]))
+	FROM mailchimp_sync.carried(_inflight_id) s
+	JOIN unnest(_hashes, _statuses) AS u(hash, status) ON u.hash = s.email_hash AND u.status = 'unsubscribed'
+	JOIN mailchimp_sync.member m ON m.audience_id = s.audience_id AND m.email_hash = s.email_hash
+	GROUP BY m.audience_id;
+
 	WITH shown AS (
 		SELECT DISTINCT ON (u.hash) u.* FROM unnest(_hashes, _emails, _statuses, _contact_ids, _fields, _tags, _last_changed)
 			AS u(hash, email, status, contact_id, fields, tags, last_changed)
@@ -269,6 +276,9 @@ AS $$
 			archived_by_us = false, ours = true, mailchimp_id = excluded.mailchimp_id,
 			status_before = CASE WHEN excluded.status = 'unsubscribed' AND mailchimp_sync.is_unsubscribed_by_us(m)
 				THEN m.status_before END,
+			-- news that tell neither
+			unsubscribed_at = CASE WHEN excluded.status <> 'unsubscribed' OR m.status = 'unsubscribed' THEN m.unsubscribed_at END,
+			unsubscribe_reason = CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END,
 			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields, sent_source_id = excluded.sent_source_id,
 			sent_tags = mailchimp_sync.all_tags(m.sent_tags, excluded.sent_tags), shown_tags = excluded.shown_tags,
 			last_changed = excluded.last_changed, pushed_at = excluded.pushed_at, read_at = excluded.read_at
@@ -446,7 +456,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.audience SET failures = failures + 1, detail = _detail,
 		next_attempt_at = mailchimp_sync.clock() + mailchimp_sync.backoff(failures + 1)
-	WHERE audience_id = _audience_id
+	WHERE audience_id = _audience_id;
+	SELECT mailchimp_sync.signal('sync_failed', a.connection, a.audience_id, NULL, jsonb_build_object('reason', _detail))
+	FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id AND a.failures = mailchimp_sync.failing_for_long();
 $$;
 
 CREATE FUNCTION mailchimp_sync.audience_works(_audience_id integer) RETURNS void

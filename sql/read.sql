@@ -148,7 +148,18 @@ AS $$
 	)
 	SELECT mailchimp_sync.note_failure('pull', a.connection, _title, _detail, r.next_attempt_at, r.audience_id,
 		_attempts => r.failures)
-	FROM resting r JOIN mailchimp_sync.audience a USING (audience_id)
+	FROM resting r JOIN mailchimp_sync.audience a USING (audience_id);
+
+	-- where it is not the whole audience's failure, or the connection's
+	SELECT mailchimp_sync.signal('sync_failed', a.connection, a.audience_id, NULL,
+		jsonb_build_object('reason', concat_ws(': ', _title, _detail)))
+	FROM mailchimp_sync.reading r
+	JOIN mailchimp_sync.audience a USING (audience_id)
+	JOIN mailchimp_sync.connection c USING (connection)
+	JOIN mailchimp_sync.failure f ON f.work = 'pull' AND f.audience_id = r.audience_id AND f.contact_key = ''
+	WHERE r.audience_id = _audience_id AND r.failures >= mailchimp_sync.failing_for_long() AND a.failures = 0 AND c.failures = 0
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.signal s
+			WHERE s.kind = 'sync_failed' AND s.audience_id = r.audience_id AND s.at >= f.first_failed_at);
 $$;
 
 CREATE FUNCTION mailchimp_sync.read_failed(_inflight_id bigint, _outcome text, _title text, _detail text,
@@ -178,7 +189,7 @@ $$;
  */
 CREATE FUNCTION mailchimp_sync.store_statuses(_audience_id integer, _asked_at timestamptz, _ids text[], _emails text[],
 	_statuses text[], _contact_ids text[], _reasons text[], _last_changed text[],
-	OUT email_hash text, OUT status text, OUT reason text)
+	OUT email_hash text, OUT old_status text, OUT status text, OUT reason text, OUT changed_at timestamptz)
 RETURNS SETOF record
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -192,7 +203,9 @@ AS $$
 			AS u(id, email, status, contact_id, reason, last_changed)
 		WHERE u.status IN ('subscribed', 'unsubscribed', 'cleaned', 'pending', 'transactional', 'archived')
 	), known AS (
-		SELECT s.*, m.status AS old_status
+		-- of who was archived by us: what it was until then
+		SELECT s.*, m.status AS old_status, CASE WHEN m.status = 'archived' AND m.archived_by_us THEN m.status_before
+			ELSE m.status END AS last_status
 		FROM shown s
 		LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience_id AND m.email_hash = s.email_hash
 		WHERE (m.email_hash IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.contact c
@@ -205,9 +218,16 @@ AS $$
 			AND (s.status <> 'archived' OR s.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.batch_address b
 				WHERE b.audience_id = _audience_id))
 	), stored AS (
-		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id, last_changed, read_at)
-		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.last_changed, _asked_at FROM known k
+		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id, unsubscribe_reason,
+			last_changed, read_at)
+		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.reason, k.last_changed, _asked_at FROM known k
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
+			-- a report says it better (report.sql)
+			unsubscribed_at = CASE WHEN excluded.status <> 'unsubscribed' OR m.status = 'unsubscribed' THEN m.unsubscribed_at
+				ELSE excluded.last_changed END,
+			unsubscribe_reason = CASE WHEN excluded.status <> 'unsubscribed' THEN m.unsubscribe_reason
+				ELSE mailchimp_sync.better_reason(CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END,
+					excluded.unsubscribe_reason) END,
 			mailchimp_id = coalesce(excluded.mailchimp_id, m.mailchimp_id),
 			last_changed = coalesce(excluded.last_changed, m.last_changed), read_at = excluded.read_at,
 			-- archived once more: somebody had it out of the archive meanwhile, and nobody knows as what
@@ -216,7 +236,7 @@ AS $$
 			status_before = CASE WHEN excluded.status = 'archived' OR excluded.status = 'unsubscribed'
 				AND mailchimp_sync.is_unsubscribed_by_us(m) THEN m.status_before END
 	)
-	SELECT k.email_hash, k.status, k.reason FROM known k WHERE k.old_status IS DISTINCT FROM k.status
+	SELECT k.email_hash, k.last_status, k.status, k.reason, k.last_changed FROM known k WHERE k.old_status IS DISTINCT FROM k.status
 $$;
 
 CREATE FUNCTION mailchimp_sync.read_seen(_audience_id integer, _asked_at timestamptz, _ids text[], _emails text[],
@@ -227,13 +247,18 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_hashes	text[];
+	_olds	text[];
 	_news	text[];
 	_why	text[];
+	_times	timestamptz[];
 BEGIN
-	SELECT array_agg(s.email_hash), array_agg(s.status), array_agg(s.reason) INTO _hashes, _news, _why
+	SELECT array_agg(s.email_hash), array_agg(s.old_status), array_agg(s.status), array_agg(s.reason), array_agg(s.changed_at)
+	INTO _hashes, _olds, _news, _why, _times
 	FROM mailchimp_sync.store_statuses(_audience_id, _asked_at, _ids, _emails, _statuses, _contact_ids, _reasons,
 		_last_changed) s;
+	PERFORM mailchimp_sync.opt_outs_explained(_ids, _reasons);
 	IF _hashes IS NOT NULL THEN
+		PERFORM mailchimp_sync.signal_statuses(_audience_id, _hashes, _olds, _news, _why, _times);
 		-- contacts that were not pushed yet, too, and those that left and have another address by now
 		PERFORM mailchimp_sync.opt_out_add(c.source_id, c.contact_key, m.email, 'mailchimp', u.reason, 'Mailchimp')
 		FROM unnest(_hashes, _news, _why) AS u(hash, status, reason)

@@ -197,6 +197,10 @@ BEGIN
 		SELECT c.aside_email, mailchimp_sync.email_hash(c.aside_email) INTO _email, _hash FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
 	END IF;
+	IF _found THEN
+		PERFORM mailchimp_sync.signal_statuses(_f.audience_id, ARRAY[_former.email_hash], ARRAY[_former.status], ARRAY[_status],
+			ARRAY[NULL::text], ARRAY[NULL::timestamptz]);
+	END IF;
 	IF _f.email_hashes[1] IS DISTINCT FROM _hash THEN
 		DELETE FROM mailchimp_sync.member m
 		WHERE m.audience_id = _f.audience_id AND m.email_hash = coalesce(_hash, _f.email_hashes[1]);

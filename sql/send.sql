@@ -161,6 +161,9 @@ AS $$
 		next_poll_at = CASE WHEN c.mailchimp_id IS NOT NULL THEN mailchimp_sync.poll_next_at(_campaign_id) END
 	WHERE c.campaign_id = _campaign_id;
 	SELECT mailchimp_sync.note_campaign_failure(_campaign_id, _title, _detail, NULL);
+	-- what was sent or canceled stays so
+	SELECT mailchimp_sync.signal_campaign('campaign_failed', c.campaign_id) FROM mailchimp_sync.campaign c
+	WHERE c.campaign_id = _campaign_id AND c.status = 'failed';
 $$;
 
 -- a step raised an error

@@ -340,6 +340,7 @@ BEGIN
 		next_poll_at = mailchimp_sync.clock(), tidy_at = mailchimp_sync.clock() + mailchimp_sync.tidy_after()
 	WHERE campaign_id = _c.campaign_id;
 	PERFORM mailchimp_sync.campaign_go(_c.campaign_id, CASE WHEN NOT _is_known THEN 'sent_to' END);
+	PERFORM mailchimp_sync.signal_campaign('campaign_sent', _c.campaign_id);
 END
 $$;
 

@@ -496,6 +496,7 @@ AS $$
 BEGIN
 	IF _c.goal IN ('prepare', 'unschedule') THEN
 		PERFORM mailchimp_sync.campaign_rests(_c.campaign_id, 'arrive');
+		PERFORM mailchimp_sync.signal_campaign('campaign_prepared', _c.campaign_id) WHERE _c.goal = 'prepare';
 	ELSIF _c.goal = 'schedule' AND _c.hold THEN
 		PERFORM mailchimp_sync.campaign_rests(_c.campaign_id, 'wait');
 	END IF;

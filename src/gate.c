@@ -114,6 +114,9 @@ static const McGateLine gate_lines[] = {
 	{"mc_reports_html", MC_READER, MC_ANY, 0},
 	{"mc_poll_tiers", MC_READER, MC_ANY},
 	{"mc_set_poll_tier", MC_ADMIN, MC_ANY},
+	/* signals */
+	{"mc_signals", MC_READER, MC_ANY},
+	{"mc_set_signal", MC_READER, MC_ANY},
 	/* operating */
 	{"mc_run", MC_MARKETER, MC_ANY},
 	{"mc_start_worker", MC_ADMIN, MC_ANY},

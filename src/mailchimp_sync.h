@@ -38,6 +38,7 @@ extern int mc_expression_timeout; /* ms */
 extern int mc_poll_spread;		  /* ms */
 extern int mc_log_retention;	  /* s */
 extern int mc_activity_retention; /* s, 0 none */
+extern int mc_signal_retention;	  /* s */
 extern bool mc_store_ip;
 extern Interval mc_clock_offset;
 extern void mc_define_settings(void);

@@ -39,6 +39,7 @@ int mc_expression_timeout = 5 * 1000;
 int mc_poll_spread = 30 * 1000;
 int mc_log_retention = 7 * SECS_PER_DAY;
 int mc_activity_retention = 0;
+int mc_signal_retention = 30 * SECS_PER_DAY;
 bool mc_store_ip = false;
 Interval mc_clock_offset;
 
@@ -182,6 +183,9 @@ define_retention(void)
 							"How long bounces, opens and clicks are kept per person.",
 							"Zero keeps them for ever.", &mc_activity_retention, 0, 0, INT_MAX,
 							PGC_SUSET, GUC_UNIT_S, NULL, NULL, NULL);
+	DefineCustomIntVariable("mailchimp_sync.signal_retention", "How long mc_signal shows a signal.",
+							NULL, &mc_signal_retention, 30 * SECS_PER_DAY, 1, INT_MAX, PGC_SUSET,
+							GUC_UNIT_S, NULL, NULL, NULL);
 	DefineCustomBoolVariable("mailchimp_sync.store_ip",
 							 "Keeps the IP address of an open or a click.", NULL, &mc_store_ip,
 							 false, PGC_SUSET, 0, NULL, NULL, NULL);
