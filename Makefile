@@ -10,7 +10,7 @@
 
 C_FILES = mailchimp_sync.c settings.c clock.c boundary.c sql.c name.c identity.c level.c gate.c gate_trigger.c \
 	advisory.c slot.c transfer.c http.c reply.c ask.c account.c connection.c connect.c event.c trigger.c source.c evaluate.c \
-	contact.c unit.c engine.c field.c refresh.c batch.c leave.c rename.c push.c tag.c opt_out.c erase.c campaign.c campaign_check.c test_mail.c poll.c read.c run.c worker.c launcher.c
+	contact.c unit.c plan.c engine.c field.c refresh.c batch.c leave.c rename.c push.c tag.c opt_out.c erase.c campaign.c campaign_check.c test_mail.c poll.c read.c run.c worker.c launcher.c
 
 # Joined in this order: what a file uses is made before it.
 SQL_FILES = schema.sql clock.sql connection.sql name.sql gate.sql trigger.sql source.sql guard.sql audience.sql account.sql evaluate.sql \

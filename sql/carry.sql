@@ -83,9 +83,10 @@ WHERE NOT t.paused AND NOT EXISTS (SELECT FROM mailchimp_sync.busy b
  * by leaving the group. A confirmation waits for contacts that have still to be pushed.
  */
 CREATE FUNCTION mailchimp_sync.carry_end() RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	WITH ended AS (
 		UPDATE mailchimp_sync.opt_out o SET carried_at = mailchimp_sync.clock(), next_attempt_at = NULL
 		WHERE o.opt_out_id = ANY (ARRAY(
@@ -123,7 +124,8 @@ AS $$
 				OR NOT EXISTS (SELECT FROM mailchimp_sync.audience a
 					JOIN mailchimp_sync.contact c USING (audience_id)
 					WHERE c.email_hash = u.email_hash AND (c.action = 'subscribe' OR c.state IN ('opted_out', 'refused'))))
-		FOR UPDATE OF u SKIP LOCKED)
+		FOR UPDATE OF u SKIP LOCKED);
+END
 $$;
 
 /*

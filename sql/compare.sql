@@ -69,20 +69,25 @@ $$;
 
 -- when an audience is to be compared next; null: it is not switched on
 CREATE FUNCTION mailchimp_sync.compare_at(_audience mailchimp_sync.audience) RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE WHEN _audience.active_since IS NOT NULL AND NOT _audience.paused
-		THEN coalesce(_audience.compare_asked_at, _audience.compared_at + _audience.every, mailchimp_sync.clock()) END
+BEGIN
+	RETURN CASE WHEN _audience.active_since IS NOT NULL AND NOT _audience.paused
+		THEN coalesce(_audience.compare_asked_at, _audience.compared_at + _audience.every, mailchimp_sync.clock()) END;
+END
 $$;
 
 -- has it a source that can be compared, now or later; a stopped one is when it is defined anew
 CREATE FUNCTION mailchimp_sync.is_comparable(_audience_id integer) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT EXISTS (SELECT FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
-		WHERE x.audience_id = _audience_id AND s.state <> 'stopped')
+BEGIN
+	RETURN (
+		SELECT EXISTS (SELECT FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
+			WHERE x.audience_id = _audience_id AND s.state <> 'stopped'));
+END
 $$;
 
 /*
@@ -199,14 +204,17 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.compare_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(CASE WHEN w.under_way THEN w.due
-		WHEN mailchimp_sync.is_comparable(a.audience_id) THEN mailchimp_sync.compare_at(a) END)
-	FROM mailchimp_sync.audience a
-	CROSS JOIN LATERAL (SELECT count(*) > 0 AS under_way, min(mailchimp_sync.source_due(s)) AS due
-		FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
-		WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL) w
-	WHERE a.active_since IS NOT NULL AND NOT a.paused
+BEGIN
+	RETURN (
+		SELECT min(CASE WHEN w.under_way THEN w.due
+			WHEN mailchimp_sync.is_comparable(a.audience_id) THEN mailchimp_sync.compare_at(a) END)
+		FROM mailchimp_sync.audience a
+		CROSS JOIN LATERAL (SELECT count(*) > 0 AS under_way, min(mailchimp_sync.source_due(s)) AS due
+			FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
+			WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL) w
+		WHERE a.active_since IS NOT NULL AND NOT a.paused);
+END
 $$;

@@ -205,8 +205,10 @@ CROSS JOIN LATERAL (
 ) t;
 
 CREATE FUNCTION mailchimp_sync.may_send() RETURNS boolean
-	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
-	SELECT coalesce(current_setting('mailchimp_sync.send', true)::boolean, true)
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN coalesce(current_setting('mailchimp_sync.send', true)::boolean, true);
+END
 $$;
 
 -- for KIND_next(): where a request may go out now

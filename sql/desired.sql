@@ -115,9 +115,12 @@ CREATE FUNCTION mailchimp_sync.desired(_audience_id integer, _source_id integer,
 	OUT action text, OUT stale_tags text[], OUT desired_hash bytea, OUT payload jsonb, OUT old_email_hash text,
 	OUT error_message text, OUT standing text, OUT old_standing text, OUT weight mailchimp_sync.weight)
 RETURNS SETOF record
-LANGUAGE sql STABLE ROWS 100
+LANGUAGE plpgsql STABLE ROWS 100
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 WITH audience AS MATERIALIZED (
 	SELECT a.on_leave, a.on_unsubscribe, s.source, s.key_type, x.position,
 		-- an empty list allows nobody, none at all everybody
@@ -329,7 +332,8 @@ SELECT w.contact_key,
 	w.weight
 FROM single w
 CROSS JOIN audience a
-CROSS JOIN LATERAL mailchimp_sync.outcome(w.weight, w.preceded, coalesce(w.is_claimed, false)) AS o
+CROSS JOIN LATERAL mailchimp_sync.outcome(w.weight, w.preceded, coalesce(w.is_claimed, false)) AS o;
+END
 $$;
 
 /* ---- preview ---- */

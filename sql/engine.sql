@@ -298,10 +298,12 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.end_ghosts_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(ghost_until) FROM mailchimp_sync.inflight
+BEGIN
+	RETURN (SELECT min(ghost_until) FROM mailchimp_sync.inflight);
+END
 $$;
 
 /* ---- the log of requests ---- */
@@ -327,9 +329,10 @@ $$;
 CREATE FUNCTION mailchimp_sync.log_request(_inflight_id bigint, _status integer, _outcome text, _title text,
 	_detail text, _started_at timestamptz, _seconds double precision)
 RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	INSERT INTO mailchimp_sync.request (inflight_id, connection, kind, method, path, status, outcome, detail, attempt,
 		audience_id, campaign_id, contacts, started_at, duration)
 	SELECT f.inflight_id, f.connection, f.kind, f.method, mailchimp_sync.mask(f.path), nullif(_status, 0),
@@ -339,7 +342,8 @@ AS $$
 			(SELECT p.attempts FROM mailchimp_sync.campaign p WHERE p.campaign_id = f.campaign_id), 0),
 		f.audience_id, f.campaign_id, coalesce(cardinality(f.contact_keys), 0),
 		_started_at, _seconds * interval '1 second'
-	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id
+	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+END
 $$;
 
 /*

@@ -274,10 +274,12 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.erase_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.erase_ready r USING (connection)
+BEGIN
+	RETURN (SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.erase_ready r USING (connection));
+END
 $$;
 
 -- the address is not in that list any more
@@ -324,10 +326,12 @@ WHERE e.done_at IS NULL AND e.clean_at IS NOT NULL
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE e.email_hash = ANY (f.email_hashes));
 
 CREATE FUNCTION mailchimp_sync.erase_clean_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(r.at) FROM mailchimp_sync.erase_clean_ready r
+BEGIN
+	RETURN (SELECT min(r.at) FROM mailchimp_sync.erase_clean_ready r);
+END
 $$;
 
 -- one erasure; what people hold in their transactions is not waited for

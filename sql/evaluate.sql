@@ -73,29 +73,35 @@ $$;
 
 -- jsonb_build_object takes 100 arguments at most, so objects are glued of parts
 CREATE FUNCTION mailchimp_sync.object_query(_members text[]) RETURNS text
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce(string_agg(p.part, ' || ' ORDER BY p.number), 'pg_catalog.jsonb_build_object()')
-	FROM (
-		SELECT m.ordinality / 40 AS number,
-			format('pg_catalog.jsonb_build_object(%s)', string_agg(m.member, ', ' ORDER BY m.ordinality)) AS part
-		FROM unnest(_members) WITH ORDINALITY AS m(member, ordinality)
-		GROUP BY 1
-	) AS p
+BEGIN
+	RETURN (
+		SELECT coalesce(string_agg(p.part, ' || ' ORDER BY p.number), 'pg_catalog.jsonb_build_object()')
+		FROM (
+			SELECT m.ordinality / 40 AS number,
+				format('pg_catalog.jsonb_build_object(%s)', string_agg(m.member, ', ' ORDER BY m.ordinality)) AS part
+			FROM unnest(_members) WITH ORDINALITY AS m(member, ordinality)
+			GROUP BY 1
+		) AS p);
+END
 $$;
 
 -- the column's tags and those whose rule holds: sorted, each once, none empty, without blanks around them as Mailchimp has them
 CREATE FUNCTION mailchimp_sync.tags_query(_source mailchimp_sync.source) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT format('(SELECT coalesce(pg_catalog.jsonb_agg(t.tag ORDER BY t.tag COLLATE pg_catalog."C"), ''[]'') FROM '
-		'(SELECT DISTINCT pg_catalog.btrim(u.tag, E'' \t\r\n'') AS tag '
-		'FROM pg_catalog.unnest((%s)::pg_catalog.text[] || ARRAY[%s]::pg_catalog.text[]) AS u(tag)) AS t WHERE t.tag <> '''')',
-		coalesce(_source.tags_expr, 'NULL'),
-		(SELECT string_agg(format('CASE WHEN (%s) THEN %L END', r.value, r.key), ', ' ORDER BY r.key)
-			FROM jsonb_each_text(_source.tag_exprs) AS r))
+BEGIN
+	RETURN (
+		SELECT format('(SELECT coalesce(pg_catalog.jsonb_agg(t.tag ORDER BY t.tag COLLATE pg_catalog."C"), ''[]'') FROM '
+			'(SELECT DISTINCT pg_catalog.btrim(u.tag, E'' \t\r\n'') AS tag '
+			'FROM pg_catalog.unnest((%s)::pg_catalog.text[] || ARRAY[%s]::pg_catalog.text[]) AS u(tag)) AS t WHERE t.tag <> '''')',
+			coalesce(_source.tags_expr, 'NULL'),
+			(SELECT string_agg(format('CASE WHEN (%s) THEN %L END', r.value, r.key), ', ' ORDER BY r.key)
+				FROM jsonb_each_text(_source.tag_exprs) AS r)));
+END
 $$;
 
 /*
@@ -107,28 +113,31 @@ $$;
  * the source share a key, which a view's can, the same one is taken each time.
  */
 CREATE FUNCTION mailchimp_sync.source_query(_source_id integer, _audience_ids integer[]) RETURNS text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT format('SELECT DISTINCT ON (r.contact_key COLLATE pg_catalog."C") r.contact_key, r.value FROM ('
-		'SELECT (%s)::pg_catalog.text AS contact_key, pg_catalog.jsonb_build_object('
-			'''email'', (%s)::pg_catalog.text, ''fields'', %s, ''tags'', %s, '
-			'''linked'', coalesce((%s), false), ''opt_out'', coalesce((%s), false), ''rules'', %s) AS value '
-		'FROM %s WHERE (%s) %s ANY (($1)::%s[])) AS r '
-		'ORDER BY r.contact_key COLLATE pg_catalog."C", r.value',
-		s.key_expr, s.email_expr,
-		mailchimp_sync.object_query((SELECT array_agg(format('%L, (%s)', f.key, f.value) ORDER BY f.key)
-			FROM jsonb_each_text(s.field_exprs) AS f)),
-		mailchimp_sync.tags_query(s),
-		coalesce(s.linked_expr, 'true'), coalesce(s.opt_out_expr, 'false'),
-		mailchimp_sync.object_query((
-			SELECT array_agg(format('%L, coalesce((%s), false)', x.audience_id, coalesce(x.rule_expr, 'true'))
-				ORDER BY x.audience_id)
-			FROM mailchimp_sync.audience_source x
-			WHERE x.source_id = s.source_id AND x.audience_id = ANY (_audience_ids))),
-		mailchimp_sync.source_from(s), s.key_expr, mailchimp_sync.key_operator(s.key_type, 3, '='), s.key_type)
-	FROM mailchimp_sync.source s
-	WHERE s.source_id = _source_id
+BEGIN
+	RETURN (
+		SELECT format('SELECT DISTINCT ON (r.contact_key COLLATE pg_catalog."C") r.contact_key, r.value FROM ('
+			'SELECT (%s)::pg_catalog.text AS contact_key, pg_catalog.jsonb_build_object('
+				'''email'', (%s)::pg_catalog.text, ''fields'', %s, ''tags'', %s, '
+				'''linked'', coalesce((%s), false), ''opt_out'', coalesce((%s), false), ''rules'', %s) AS value '
+			'FROM %s WHERE (%s) %s ANY (($1)::%s[])) AS r '
+			'ORDER BY r.contact_key COLLATE pg_catalog."C", r.value',
+			s.key_expr, s.email_expr,
+			mailchimp_sync.object_query((SELECT array_agg(format('%L, (%s)', f.key, f.value) ORDER BY f.key)
+				FROM jsonb_each_text(s.field_exprs) AS f)),
+			mailchimp_sync.tags_query(s),
+			coalesce(s.linked_expr, 'true'), coalesce(s.opt_out_expr, 'false'),
+			mailchimp_sync.object_query((
+				SELECT array_agg(format('%L, coalesce((%s), false)', x.audience_id, coalesce(x.rule_expr, 'true'))
+					ORDER BY x.audience_id)
+				FROM mailchimp_sync.audience_source x
+				WHERE x.source_id = s.source_id AND x.audience_id = ANY (_audience_ids))),
+			mailchimp_sync.source_from(s), s.key_expr, mailchimp_sync.key_operator(s.key_type, 3, '='), s.key_type)
+		FROM mailchimp_sync.source s
+		WHERE s.source_id = _source_id);
+END
 $$;
 
 -- which of the keys $1 have a row

@@ -69,10 +69,12 @@ $$;
 
 -- first the list's fields are read, then what still misses is made, one a request
 CREATE FUNCTION mailchimp_sync.field_next(_connection text) RETURNS SETOF mailchimp_sync.work
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT w.work FROM mailchimp_sync.sending_audiences(_connection) a
+BEGIN
+	RETURN QUERY
+	SELECT (w.work).* FROM mailchimp_sync.sending_audiences(_connection) a
 	CROSS JOIN LATERAL (SELECT min(t) AS tag FROM mailchimp_sync.missing_fields(a.audience_id) t) m
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN a.fields_read_at IS NULL OR a.fields_read_at < mailchimp_sync.clock() - interval '1 minute'
@@ -82,25 +84,29 @@ AS $$
 		ELSE ROW(a.connection, 'POST', format('/lists/%s/merge-fields', a.list_id),
 				jsonb_build_object('tag', m.tag, 'name', m.tag, 'type', 'text')::text, true,
 				a.audience_id, NULL, 'make', NULL, NULL, NULL, NULL, NULL)::mailchimp_sync.work
-		END AS work) w
+		END AS work OFFSET 0) w
 	WHERE (m.tag IS NOT NULL OR a.fields_asked_at <= mailchimp_sync.clock())
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 			WHERE f.kind = 'field' AND f.audience_id = a.audience_id AND f.doubt_at IS NULL)
-	LIMIT 1
+	LIMIT 1;
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.field_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(a.next_attempt_at, CASE WHEN EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id))
-		THEN mailchimp_sync.clock() ELSE a.fields_asked_at END))
-	FROM mailchimp_sync.usable_connection u
-	JOIN mailchimp_sync.audience a USING (connection)
-	WHERE a.active_since IS NOT NULL AND NOT a.paused
-		AND (a.fields_asked_at IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id)))
-		AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
-			WHERE f.kind = 'field' AND f.audience_id = a.audience_id AND f.doubt_at IS NULL)
+BEGIN
+	RETURN (
+		SELECT min(greatest(a.next_attempt_at, CASE WHEN EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id))
+			THEN mailchimp_sync.clock() ELSE a.fields_asked_at END))
+		FROM mailchimp_sync.usable_connection u
+		JOIN mailchimp_sync.audience a USING (connection)
+		WHERE a.active_since IS NOT NULL AND NOT a.paused
+			AND (a.fields_asked_at IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id)))
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
+				WHERE f.kind = 'field' AND f.audience_id = a.audience_id AND f.doubt_at IS NULL));
+END
 $$;
 
 -- fields as a reply shows them; a page that is the whole list also says what is gone

@@ -79,19 +79,23 @@ AS $$
 $$;
 
 CREATE FUNCTION mailchimp_sync.source_is_usable(_source mailchimp_sync.source) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT _source.state = 'ok'
-		OR _source.state = 'waiting' AND _source.next_attempt_at <= mailchimp_sync.clock()
+BEGIN
+	RETURN _source.state = 'ok'
+		OR _source.state = 'waiting' AND _source.next_attempt_at <= mailchimp_sync.clock();
+END
 $$;
 
 -- when it can be evaluated again; a source that is stopped is left out by whoever asks
 CREATE FUNCTION mailchimp_sync.source_due(_source mailchimp_sync.source) RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE WHEN _source.state = 'waiting' THEN _source.next_attempt_at ELSE mailchimp_sync.clock() END
+BEGIN
+	RETURN CASE WHEN _source.state = 'waiting' THEN _source.next_attempt_at ELSE mailchimp_sync.clock() END;
+END
 $$;
 
 -- the sources from which contacts of audiences that are switched on may be sent, and from when on
@@ -144,9 +148,10 @@ $$;
 CREATE FUNCTION mailchimp_sync.settle(_audience_id integer, _source_id integer, _keys text[],
 	_values mailchimp_sync.evaluated[])
 RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	WITH desired AS MATERIALIZED (
 		SELECT * FROM mailchimp_sync.desired(_audience_id, _source_id, _keys, _values)
 	), stored AS (
@@ -264,7 +269,8 @@ AS $$
 		UNION ALL
 		SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
 		WHERE o.audience_id = _audience_id AND o.member_hash = h.email_hash OFFSET 0) AS c
-	WHERE NOT (c.source_id = _source_id AND c.contact_key IN (SELECT k FROM unnest(_keys) AS k WHERE k IS NOT NULL))
+	WHERE NOT (c.source_id = _source_id AND c.contact_key IN (SELECT k FROM unnest(_keys) AS k WHERE k IS NOT NULL));
+END
 $$;
 
 /*
@@ -274,25 +280,27 @@ $$;
 CREATE FUNCTION mailchimp_sync.apply_values(_source_id integer, _audience_ids integer[], _keys text[],
 	_values mailchimp_sync.evaluated[])
 RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	UPDATE mailchimp_sync.source SET state = 'ok', detail = NULL, failures = 0, next_attempt_at = NULL
 	WHERE source_id = _source_id AND state <> 'ok';
 
-	SELECT mailchimp_sync.opt_out_add(_source_id, v.contact_key, btrim(v.value ->> 'email'), 'crm', NULL, s.source)
+	PERFORM mailchimp_sync.opt_out_add(_source_id, v.contact_key, btrim(v.value ->> 'email'), 'crm', NULL, s.source)
 	FROM unnest(_values) v
 	JOIN mailchimp_sync.source s ON s.source_id = _source_id
 	WHERE (v.value ->> 'opt_out')::boolean
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o
 			WHERE o.source_id = _source_id AND o.contact_key = v.contact_key COLLATE "C");
 
-	SELECT mailchimp_sync.settle(a.audience_id, _source_id, _keys, _values)
+	PERFORM mailchimp_sync.settle(a.audience_id, _source_id, _keys, _values)
 	FROM unnest(_audience_ids) AS a(audience_id);
 
-	SELECT mailchimp_sync.skip_waiting(_source_id, ARRAY(SELECT c.contact_key FROM mailchimp_sync.contact c
+	PERFORM mailchimp_sync.skip_waiting(_source_id, ARRAY(SELECT c.contact_key FROM mailchimp_sync.contact c
 		WHERE c.audience_id = ANY (_audience_ids) AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
 			AND c.state = 'opted_out'));
+END
 $$;
 
 /*
@@ -565,10 +573,13 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.fold_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(mailchimp_sync.source_due(s))
-	FROM mailchimp_sync.source s
-	WHERE s.state <> 'stopped' AND EXISTS (SELECT FROM mailchimp_sync.event e WHERE e.source_id = s.source_id)
+BEGIN
+	RETURN (
+		SELECT min(mailchimp_sync.source_due(s))
+		FROM mailchimp_sync.source s
+		WHERE s.state <> 'stopped' AND EXISTS (SELECT FROM mailchimp_sync.event e WHERE e.source_id = s.source_id));
+END
 $$;

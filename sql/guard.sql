@@ -90,12 +90,15 @@ AS $$
 $$;
 
 CREATE FUNCTION mailchimp_sync.guard_done(_audience_id integer, _kind text) RETURNS bigint
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce(sum(d.done), 0)::bigint FROM mailchimp_sync.guard_done d
-	WHERE d.audience_id = _audience_id AND d.kind = _kind
-		AND d.minute > mailchimp_sync.clock() - mailchimp_sync.guard_span()
+BEGIN
+	RETURN (
+		SELECT coalesce(sum(d.done), 0)::bigint FROM mailchimp_sync.guard_done d
+		WHERE d.audience_id = _audience_id AND d.kind = _kind
+			AND d.minute > mailchimp_sync.clock() - mailchimp_sync.guard_span());
+END
 $$;
 
 -- those that are there now, without those who came and with those who went since then
@@ -215,10 +218,12 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.guard_holds(_audience_id integer, _kind text) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT mailchimp_sync.guard_room(_audience_id, _kind) = 0
+BEGIN
+	RETURN mailchimp_sync.guard_room(_audience_id, _kind) = 0;
+END
 $$;
 
 /* ---- the step ---- */
@@ -357,11 +362,14 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.guard_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT least((SELECT min(g.check_at) FROM mailchimp_sync.guard g),
-		(SELECT mailchimp_sync.clock() FROM mailchimp_sync.guard_approval LIMIT 1))
+BEGIN
+	RETURN (
+		SELECT least((SELECT min(g.check_at) FROM mailchimp_sync.guard g),
+			(SELECT mailchimp_sync.clock() FROM mailchimp_sync.guard_approval LIMIT 1)));
+END
 $$;
 
 /* ---- for people ---- */

@@ -33,15 +33,18 @@ $$;
 
 -- the contacts of a source that could leave now, the longest due first
 CREATE FUNCTION mailchimp_sync.leaves_ready(_audience_id integer, _source_id integer, _limit integer) RETURNS SETOF text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT c.contact_key FROM mailchimp_sync.unread(_audience_id) u, mailchimp_sync.contact c
 	WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.queue = 'leave'
 		AND coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
 		AND coalesce(c.leave_after < u.event_id, true) AND coalesce(c.changed_at < u.compare_from, true)
 		AND c.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
-	ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT _limit
+	ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT _limit;
+END
 $$;
 
 -- asked at every turn of the engine: what costs least first
@@ -101,19 +104,22 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.leave_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(d.due, a.at))
-	FROM mailchimp_sync.due_source a
-	CROSS JOIN LATERAL (
-		SELECT coalesce(c.next_attempt_at, '-infinity') AS due
-		FROM mailchimp_sync.contact c
-		WHERE c.audience_id = a.audience_id AND c.source_id = a.source_id AND c.queue = 'leave'
-			AND (a.audience_id, c.member_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b)
-		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1) AS d
-	WHERE NOT mailchimp_sync.guard_holds(a.audience_id, 'leave')
-		AND NOT mailchimp_sync.leaves_by_batch(a.audience_id)
+BEGIN
+	RETURN (
+		SELECT min(greatest(d.due, a.at))
+		FROM mailchimp_sync.due_source a
+		CROSS JOIN LATERAL (
+			SELECT coalesce(c.next_attempt_at, '-infinity') AS due
+			FROM mailchimp_sync.contact c
+			WHERE c.audience_id = a.audience_id AND c.source_id = a.source_id AND c.queue = 'leave'
+				AND (a.audience_id, c.member_hash) NOT IN (SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b)
+			ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT 1) AS d
+		WHERE NOT mailchimp_sync.guard_holds(a.audience_id, 'leave')
+			AND NOT mailchimp_sync.leaves_by_batch(a.audience_id));
+END
 $$;
 
 /*

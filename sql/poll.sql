@@ -134,10 +134,12 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.poll_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.poll_ready r USING (connection)
+BEGIN
+	RETURN (SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.poll_ready r USING (connection));
+END
 $$;
 
 -- it did not come about: later again, with the reason; whoever holds the campaign's row is not waited for

@@ -15,13 +15,16 @@ SELECT b.audience_id, b.email_hash FROM mailchimp_sync.busy b WHERE NOT b.is_gho
  * travel with at most, that travel together with the first.
  */
 CREATE FUNCTION mailchimp_sync.together(_keys text[], _limits integer[]) RETURNS text[]
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT array_agg(n.key ORDER BY n.number) FROM (
-		SELECT u.key, u.batch_limit, row_number() OVER (PARTITION BY u.batch_limit ORDER BY u.ordinality) AS number
-		FROM unnest(_keys, _limits) WITH ORDINALITY AS u(key, batch_limit)) AS n
-	WHERE n.batch_limit IS NOT DISTINCT FROM _limits[1] AND coalesce(n.number <= n.batch_limit, true)
+BEGIN
+	RETURN (
+		SELECT array_agg(n.key ORDER BY n.number) FROM (
+			SELECT u.key, u.batch_limit, row_number() OVER (PARTITION BY u.batch_limit ORDER BY u.ordinality) AS number
+			FROM unnest(_keys, _limits) WITH ORDINALITY AS u(key, batch_limit)) AS n
+		WHERE n.batch_limit IS NOT DISTINCT FROM _limits[1] AND coalesce(n.number <= n.batch_limit, true));
+END
 $$;
 
 /*
@@ -31,9 +34,11 @@ $$;
  */
 CREATE FUNCTION mailchimp_sync.push_waiting(_audience_id integer, _source_id integer, _room bigint, _limit integer)
 RETURNS SETOF mailchimp_sync.contact
-LANGUAGE sql STABLE ROWS 100
+LANGUAGE plpgsql STABLE ROWS 100
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT w.* FROM (VALUES ('push', _limit::bigint), ('subscribe', least(_limit, _room))) AS q(queue, most)
 	CROSS JOIN LATERAL (
 		SELECT c.* FROM mailchimp_sync.contact c
@@ -42,25 +47,29 @@ AS $$
 			-- who is there under that address moves away first
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.contact o
 				WHERE o.audience_id = _audience_id AND o.member_hash = c.email_hash AND o.action = 'rename' OFFSET 0)
-		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT q.most) AS w
+		ORDER BY coalesce(c.next_attempt_at, '-infinity') LIMIT q.most) AS w;
+END
 $$;
 
 -- the contacts of a source that could travel together now
 CREATE FUNCTION mailchimp_sync.push_ready(_audience_id integer, _source_id integer, _room bigint) RETURNS text[]
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH ready AS MATERIALIZED (
-		SELECT c.contact_key, c.batch_limit, coalesce(c.next_attempt_at, '-infinity') AS due
-		FROM mailchimp_sync.push_waiting(_audience_id, _source_id, _room,
-			current_setting('mailchimp_sync.batch_size')::integer) c
-		WHERE coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
-		ORDER BY coalesce(c.next_attempt_at, '-infinity')
-		LIMIT current_setting('mailchimp_sync.batch_size')::integer
-	)
-	SELECT mailchimp_sync.together(array_agg(r.contact_key ORDER BY r.due, r.contact_key),
-		array_agg(r.batch_limit ORDER BY r.due, r.contact_key))
-	FROM ready r
+BEGIN
+	RETURN (
+		WITH ready AS MATERIALIZED (
+			SELECT c.contact_key, c.batch_limit, coalesce(c.next_attempt_at, '-infinity') AS due
+			FROM mailchimp_sync.push_waiting(_audience_id, _source_id, _room,
+				current_setting('mailchimp_sync.batch_size')::integer) c
+			WHERE coalesce(c.next_attempt_at, '-infinity') <= mailchimp_sync.clock()
+			ORDER BY coalesce(c.next_attempt_at, '-infinity')
+			LIMIT current_setting('mailchimp_sync.batch_size')::integer
+		)
+		SELECT mailchimp_sync.together(array_agg(r.contact_key ORDER BY r.due, r.contact_key),
+			array_agg(r.batch_limit ORDER BY r.due, r.contact_key))
+		FROM ready r);
+END
 $$;
 
 -- the audiences of a connection that may send now; like all that is asked again and again of small tables it keeps its plan
@@ -201,15 +210,18 @@ AS $$
 $$;
 
 CREATE FUNCTION mailchimp_sync.push_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(d.due, a.at))
-	FROM mailchimp_sync.due_source a
-	CROSS JOIN LATERAL mailchimp_sync.guard_room(a.audience_id, 'subscribe') AS room
-	CROSS JOIN LATERAL (
-		SELECT min(coalesce(c.next_attempt_at, '-infinity')) AS due
-		FROM mailchimp_sync.push_waiting(a.audience_id, a.source_id, room, 1) c HAVING count(*) > 0) AS d
+BEGIN
+	RETURN (
+		SELECT min(greatest(d.due, a.at))
+		FROM mailchimp_sync.due_source a
+		CROSS JOIN LATERAL mailchimp_sync.guard_room(a.audience_id, 'subscribe') AS room
+		CROSS JOIN LATERAL (
+			SELECT min(coalesce(c.next_attempt_at, '-infinity')) AS due
+			FROM mailchimp_sync.push_waiting(a.audience_id, a.source_id, room, 1) c HAVING count(*) > 0) AS d);
+END
 $$;
 
 /* ---- what came back ---- */
@@ -218,14 +230,18 @@ $$;
 CREATE FUNCTION mailchimp_sync.carried(_inflight_id bigint, OUT audience_id integer, OUT source_id integer,
 	OUT contact_key text, OUT email_hash text, OUT version bigint, OUT hash bytea, OUT ordinal bigint)
 RETURNS SETOF record
-LANGUAGE sql STABLE ROWS 100	-- few enough for an index lookup each
+LANGUAGE plpgsql STABLE ROWS 100	-- few enough for an index lookup each
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	SELECT f.audience_id, u.source_id, u.contact_key, u.email_hash, u.version, u.hash, u.ordinality
 	FROM mailchimp_sync.inflight f
 	CROSS JOIN LATERAL unnest(f.source_ids, f.contact_keys, f.email_hashes,
 		f.versions, f.hashes) WITH ORDINALITY AS u(source_id, contact_key, email_hash, version, hash)
-	WHERE f.inflight_id = _inflight_id
+	WHERE f.inflight_id = _inflight_id;
+END
 $$;
 
 -- members as the reply shows them; what we sent stands beside

@@ -36,9 +36,11 @@ CREATE TABLE mailchimp_sync.reading (
 
 -- contacts that rest until the statuses are read; what is under way to their addresses would leave them out
 CREATE FUNCTION mailchimp_sync.resting_unread(_audience_id integer, _limit integer) RETURNS SETOF mailchimp_sync.contact
-LANGUAGE sql STABLE ROWS 100
+LANGUAGE plpgsql STABLE ROWS 100
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT c.* FROM mailchimp_sync.audience_source x
 	CROSS JOIN (VALUES ('leave'), ('subscribe'), ('push')) AS q(queue)
 	CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.contact o
@@ -47,7 +49,8 @@ AS $$
 			AND coalesce(o.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id), true)
 			AND coalesce(o.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id), true)
 		LIMIT _limit) AS c
-	WHERE x.audience_id = _audience_id
+	WHERE x.audience_id = _audience_id;
+END
 $$;
 
 /*
@@ -129,10 +132,12 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.read_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.read_ready r USING (connection)
+BEGIN
+	RETURN (SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.read_ready r USING (connection));
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.read_rests(_audience_id integer, _title text, _detail text, _retry_at timestamptz)

@@ -198,9 +198,12 @@ CREATE FUNCTION mailchimp_sync.recipient_verdicts(_c mailchimp_sync.campaign, _s
 	_looked mailchimp_sync.evaluated[], OUT contact_key text, OUT email text, OUT email_hash text,
 	OUT skip_reason text, OUT detail text)
 RETURNS SETOF record
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	-- grouped, not joined: the planner takes arrays for small and would go through one of them for each key of the other
 	WITH asked AS (
 		SELECT u.contact_key, NOT bool_or(u.is_found) AS gone, max(u.error_message) AS error_message,
@@ -253,7 +256,8 @@ AS $$
 			AND coalesce(m.status NOT IN ('subscribed', 'pending'), true)) THEN 'not_member'
 	END AS skip_reason OFFSET 0) v
 	CROSS JOIN LATERAL (SELECT v.skip_reason IS NOT DISTINCT FROM 'opted_out'
-		AND mailchimp_sync.is_erased(_source_id, k.contact_key, k.email_hash) AS erased) e
+		AND mailchimp_sync.is_erased(_source_id, k.contact_key, k.email_hash) AS erased) e;
+END
 $$;
 
 /*

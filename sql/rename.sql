@@ -68,10 +68,13 @@ $$;
  */
 CREATE FUNCTION mailchimp_sync.rename_ready(_audience_id integer, _before timestamptz, OUT contact mailchimp_sync.contact, OUT aside boolean)
 RETURNS SETOF record
-LANGUAGE sql STABLE ROWS 1
+LANGUAGE plpgsql STABLE ROWS 1
 SET search_path = pg_catalog, pg_temp
 SET enable_sort = off		-- by the index, and no further than to the first
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	SELECT c.contact, k.aside
 	FROM (VALUES (false), (true)) AS k(aside)
 	CROSS JOIN LATERAL (SELECT o AS contact FROM mailchimp_sync.contact o
@@ -81,7 +84,8 @@ AS $$
 			AND o.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
 			AND CASE WHEN k.aside THEN mailchimp_sync.waits_for_itself(o) ELSE NOT mailchimp_sync.waits_for_another(o) END
 		ORDER BY o.next_attempt_at NULLS FIRST LIMIT 1) AS c
-	LIMIT 1
+	LIMIT 1;
+END
 $$;
 
 /*
@@ -160,14 +164,17 @@ AS $$
 $$;
 
 CREATE FUNCTION mailchimp_sync.rename_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(coalesce((r.contact).next_attempt_at, mailchimp_sync.clock()), a.next_attempt_at))
-	FROM mailchimp_sync.usable_connection u
-	JOIN mailchimp_sync.audience a USING (connection)
-	CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id, 'infinity') r
-	WHERE a.active_since IS NOT NULL AND NOT a.paused
+BEGIN
+	RETURN (
+		SELECT min(greatest(coalesce((r.contact).next_attempt_at, mailchimp_sync.clock()), a.next_attempt_at))
+		FROM mailchimp_sync.usable_connection u
+		JOIN mailchimp_sync.audience a USING (connection)
+		CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id, 'infinity') r
+		WHERE a.active_since IS NOT NULL AND NOT a.paused);
+END
 $$;
 
 /*

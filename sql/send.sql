@@ -33,9 +33,12 @@
 -- next: where to go when it is done; look: what to do first after doubt (null: repeat)
 CREATE FUNCTION mailchimp_sync.campaign_steps(OUT step text, OUT is_local boolean, OUT next text, OUT look text)
 RETURNS SETOF record
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	VALUES
 		-- may it be sent at all
 		('domain',			false,	'template',			NULL),
@@ -84,7 +87,8 @@ AS $$
 		-- after a restore: find_segment, find_campaign, look, and from there on
 		('trace',			true,	'find_segment',		NULL),
 		('renew',			false,	'domain',			NULL),
-		('sent_to',			false,	NULL,				NULL)
+		('sent_to',			false,	NULL,				NULL);
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.campaign_look(_step text) RETURNS text
@@ -102,9 +106,10 @@ $$;
  */
 CREATE FUNCTION mailchimp_sync.campaign_go(_campaign_id bigint, _next text DEFAULT NULL,
 	_pause interval DEFAULT NULL) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	UPDATE mailchimp_sync.campaign c SET
 		step = CASE WHEN c.goal IN ('cancel', 'delete')
 				AND n.step NOT IN ('unschedule', 'recall', 'drop_campaign', 'drop_segment', 'gone')
@@ -116,6 +121,7 @@ AS $$
 			JOIN mailchimp_sync.campaign_steps() s USING (step) WHERE c2.campaign_id = _campaign_id)) AS step) n
 	WHERE c.campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'campaign' AND f.campaign_id = _campaign_id AND f.contact_key = '';
+END
 $$;
 
 -- the step is not done: again after a pause, which doubles up to a limit
@@ -132,12 +138,14 @@ $$;
 
 -- the step is done in part
 CREATE FUNCTION mailchimp_sync.campaign_continue(_campaign_id bigint, _cursor text) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	UPDATE mailchimp_sync.campaign SET cursor = _cursor, begun_at = NULL, attempts = 0, next_attempt_at = NULL,
 		last_error = NULL
-	WHERE campaign_id = _campaign_id
+	WHERE campaign_id = _campaign_id;
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.note_campaign_failure(_campaign_id bigint, _title text, _detail text,
@@ -329,10 +337,12 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.campaign_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(r.at) FROM mailchimp_sync.campaign_ready(NULL, false) r
+BEGIN
+	RETURN (SELECT min(r.at) FROM mailchimp_sync.campaign_ready(NULL, false) r);
+END
 $$;
 
 /*

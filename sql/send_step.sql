@@ -53,10 +53,12 @@ END
 $$;
 
 CREATE FUNCTION mailchimp_sync.campaign_step_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(r.at) FROM mailchimp_sync.campaign_ready(NULL, true) r
+BEGIN
+	RETURN (SELECT min(r.at) FROM mailchimp_sync.campaign_ready(NULL, true) r);
+END
 $$;
 
 /* ---- the steps ---- */

@@ -94,9 +94,12 @@ $$;
  */
 CREATE FUNCTION mailchimp_sync.tag_queue(_audience_id integer, _source_id integer, OUT tag text, OUT at timestamptz)
 RETURNS SETOF record
-LANGUAGE sql STABLE ROWS 10
+LANGUAGE plpgsql STABLE ROWS 10
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	WITH RECURSIVE first AS (		-- each once, by an index that knows no DISTINCT
 		(SELECT c.stale_tags[1] AS tag FROM mailchimp_sync.contact c
 			WHERE c.audience_id = _audience_id AND c.source_id = _source_id AND c.action = 'tag'
@@ -121,7 +124,8 @@ AS $$
 	)
 	SELECT w.tag, greatest(w.due, w.rests, CASE WHEN NOT w.is_full AND (SELECT mailchimp_sync.tags_gather(_audience_id))
 		THEN w.since + interval '5 minutes' END)
-	FROM waiting w
+	FROM waiting w;
+END
 $$;
 
 CREATE FUNCTION mailchimp_sync.tag_next(_connection text) RETURNS SETOF mailchimp_sync.work
@@ -188,12 +192,15 @@ AS $$
 $$;
 
 CREATE FUNCTION mailchimp_sync.tag_due() RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT min(greatest(q.at, a.at))
-	FROM mailchimp_sync.due_source a
-	CROSS JOIN LATERAL mailchimp_sync.tag_queue(a.audience_id, a.source_id) AS q
+BEGIN
+	RETURN (
+		SELECT min(greatest(q.at, a.at))
+		FROM mailchimp_sync.due_source a
+		CROSS JOIN LATERAL mailchimp_sync.tag_queue(a.audience_id, a.source_id) AS q);
+END
 $$;
 
 /* ---- what came back ---- */

@@ -115,6 +115,8 @@ begin(McEngine *engine)
 	set_locally("search_path", "pg_catalog, pg_temp");
 	/* compiling a query takes longer than any of ours should */
 	set_locally("jit", "off");
+	/* and planning takes longer than running most of them; none gains by knowing its values */
+	set_locally("plan_cache_mode", "force_generic_plan");
 	/* whoever keeps a row of ours locked shall not halt the rest of the work */
 	set_locally("lock_timeout", LOCK_WAIT);
 }
@@ -301,6 +303,7 @@ start_units(McEngine *engine)
 	bool worked = false;
 
 	begin(engine);
+	mc_forget_bad_plans();
 	connections = load_connections(context);
 	commit(engine);
 	foreach(cell, connections)

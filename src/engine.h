@@ -148,6 +148,9 @@ extern void mc_engine_run(McEngine *engine);
 /* Tells how far another engine is; false: nothing is due any more. */
 extern bool mc_engine_watch(McEngine *engine);
 
+/* plan.c: to be called now and then in a transaction */
+extern void mc_forget_bad_plans(void);
+
 /* run.c: proves that we are the only engine of this database; false: there is another */
 extern bool mc_engine_lock(Oid extension, bool is_worker);
 extern void mc_engine_unlock(void);

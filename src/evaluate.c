@@ -131,6 +131,8 @@ static const struct
 	{"backslash_quote", "safe_encoding"},
 	{"transform_null_equals", "off"},
 	{"gin_fuzzy_search_limit", "0"},
+	/* the engine plans its own statements otherwise */
+	{"plan_cache_mode", "auto"},
 	{"client_min_messages", "error"},
 	/* last: a setting may be changed in a read-only transaction, this one not back */
 	{"transaction_read_only", "on"},

@@ -76,11 +76,11 @@ run_change(void *arg)
 	query = psprintf("SELECT r.* FROM (SELECT %s.%s($1, to_jsonb($2), to_jsonb($3)) AS set) f,"
 					 " jsonb_populate_record(coalesce($3, $2), f.set) r WHERE f.set IS NOT NULL",
 					 MC_SCHEMA, quote_identifier(data->tg_trigger->tgargs[1]));
-	if (mc_sql(query, 3,
-			   (McArg[]){mc_arg_text(insert	   ? "INSERT"
-									 : new_row ? "UPDATE"
-											   : "DELETE"),
-						 rows[0], rows[1]}) > 0)
+	if (mc_sql_once(query, 3,
+					(McArg[]){mc_arg_text(insert	? "INSERT"
+										  : new_row ? "UPDATE"
+													: "DELETE"),
+							  rows[0], rows[1]}) > 0)
 		change->result = SPI_copytuple(SPI_tuptable->vals[0]);
 	SPI_finish();
 }

@@ -104,6 +104,7 @@ extern McArg mc_arg_text_array(char **values, int n); /* a NULL element: NULL */
 extern McArg mc_arg_datum(Oid type, Datum value);
 
 extern uint64 mc_sql(const char *query, int nargs, const McArg *args);
+extern uint64 mc_sql_once(const char *query, int nargs, const McArg *args);
 #define MC_SQL(query, ...) \
 	mc_sql(query, sizeof((McArg[]){__VA_ARGS__}) / sizeof(McArg), (McArg[]){__VA_ARGS__})
 #define MC_SQL0(query) mc_sql(query, 0, NULL)

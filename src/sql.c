@@ -8,17 +8,34 @@
  * copied into the memory context that is current then; SPI's own, which is
  * current after SPI_connect, ends with SPI_finish.
  *
+ * Statements are kept with their plans for the life of the process: an engine asks
+ * the same few again and again, and planning takes longer than running. A kept plan
+ * names nothing by oid that PostgreSQL would not look up again after it has changed,
+ * the extension that was dropped and made again included.
+ *
  *-------------------------------------------------------------------------
  */
 #include "postgres.h"
 
 #include "catalog/pg_type.h"
 #include "executor/spi.h"
+#include "common/hashfn.h"
 #include "utils/array.h"
 #include "utils/builtins.h"
+#include "utils/hsearch.h"
+#include "utils/memutils.h"
 #include "utils/timestamp.h"
 
 #include "mailchimp_sync.h"
+
+typedef struct Kept
+{
+	const char *query; /* the key */
+	SPIPlanPtr plan;
+} Kept;
+
+/* by the text of the statement; a statement always comes with the same types */
+static HTAB *kept = NULL;
 
 McArg
 mc_arg_datum(Oid type, Datum value)
@@ -79,9 +96,52 @@ mc_arg_text_array(char **values, int n)
 														   TEXTOID, -1, false, TYPALIGN_INT)));
 }
 
-/* Runs the statement and returns how many rows it returned or changed. */
-uint64
-mc_sql(const char *query, int nargs, const McArg *args)
+static uint32
+hash_query(const void *key, Size size)
+{
+	const char *query = *(const char *const *) key;
+
+	return DatumGetUInt32(hash_any((const unsigned char *) query, (int) strlen(query)));
+}
+
+static int
+compare_queries(const void *a, const void *b, Size size)
+{
+	return strcmp(*(const char *const *) a, *(const char *const *) b);
+}
+
+static SPIPlanPtr
+kept_plan(const char *query, int nargs, Oid *types)
+{
+	SPIPlanPtr plan;
+	Kept *found;
+
+	if (kept == NULL)
+	{
+		HASHCTL control = {.keysize = sizeof(char *),
+						   .entrysize = sizeof(Kept),
+						   .hash = hash_query,
+						   .match = compare_queries,
+						   .hcxt = TopMemoryContext};
+
+		kept = hash_create("mailchimp_sync statements", 64, &control,
+						   HASH_ELEM | HASH_FUNCTION | HASH_COMPARE | HASH_CONTEXT);
+	}
+	found = hash_search(kept, &query, HASH_FIND, NULL);
+	if (found != NULL)
+		return found->plan;
+
+	plan = SPI_prepare_cursor(query, nargs, types, CURSOR_OPT_GENERIC_PLAN);
+	if (plan == NULL || SPI_keepplan(plan) != 0)
+		elog(ERROR, "%s: %s", SPI_result_code_string(SPI_result), query);
+	query = MemoryContextStrdup(TopMemoryContext, query);
+	found = hash_search(kept, &query, HASH_ENTER, NULL);
+	found->plan = plan;
+	return plan;
+}
+
+static uint64
+run_statement(const char *query, int nargs, const McArg *args, bool keep)
 {
 	Oid *types = palloc(sizeof(Oid) * Max(nargs, 1));
 	Datum *values = palloc(sizeof(Datum) * Max(nargs, 1));
@@ -94,13 +154,33 @@ mc_sql(const char *query, int nargs, const McArg *args)
 		values[i] = args[i].value;
 		nulls[i] = args[i].isnull ? 'n' : ' ';
 	}
-	result = SPI_execute_with_args(query, nargs, types, values, nulls, false, 0);
+	if (keep)
+		result = SPI_execute_plan(kept_plan(query, nargs, types), values, nulls, false, 0);
+	else
+		result = SPI_execute_with_args(query, nargs, types, values, nulls, false, 0);
 	if (result < 0)
 		elog(ERROR, "%s: %s", SPI_result_code_string(result), query);
 	pfree(types);
 	pfree(values);
 	pfree(nulls);
 	return SPI_processed;
+}
+
+/*
+ * Runs the statement and returns how many rows it returned or changed. Its text is one of a few,
+ * what differs is an argument of a type of PostgreSQL's own.
+ */
+uint64
+mc_sql(const char *query, int nargs, const McArg *args)
+{
+	return run_statement(query, nargs, args, true);
+}
+
+/* One that is not kept, since it has rows of relations as arguments, which may be other types next time. */
+uint64
+mc_sql_once(const char *query, int nargs, const McArg *args)
+{
+	return run_statement(query, nargs, args, false);
 }
 
 static HeapTuple
