@@ -9,10 +9,10 @@ import { chromium } from 'playwright-core';
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const origin = 'http://reports.example';
 
-// What a query returns, as a role, in the cluster that test/run has started.
+// What statements return, as a role, in the cluster that test/run has started.
 export function query(sql, { as = 'ron', settings = '' } = {}) {
-  return execFileSync('psql', ['-XqAt', '-v', 'ON_ERROR_STOP=1', '-U', as, '-d', 'postgres', '-c', sql], {
-    encoding: 'utf8', maxBuffer: 1e8, env: { ...process.env, PGOPTIONS: settings },
+  return execFileSync('psql', ['-XqAt', '-v', 'ON_ERROR_STOP=1', '-U', as, '-d', 'postgres'], {
+    input: sql, encoding: 'utf8', maxBuffer: 1e8, env: { ...process.env, PGOPTIONS: settings },
   }).replace(/\n$/, '');
 }
 

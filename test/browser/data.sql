@@ -168,4 +168,11 @@ FROM generate_series(1, 110) i;
 INSERT INTO mailchimp_sync.report (campaign_id, emails_sent, opens_total, unique_opens, clicks_total, unique_clickers, hard_bounces, soft_bounces,
 	syntax_errors, unsubscribed, complaints, polled_at)
 SELECT 100 + i, 1000 * i, 900 * i, (300 + i) * i, 90 * i, 30 * i, 4 * i, 2 * i, 0, i, 0, '2026-03-13Z' FROM generate_series(1, 110, 2) i;
+
+/* ---- for the dashboard ---- */
+
+UPDATE mailchimp_sync.campaign SET last_polled_at = '2026-03-13Z', next_poll_at = '2026-03-14Z' WHERE campaign_id IN (1, 4);
+INSERT INTO mailchimp_sync.request (inflight_id, connection, kind, method, path, status, outcome, attempt, contacts, started_at, duration)
+SELECT i, 'mc_main', 'poll', 'GET', '/reports/c1', 200, CASE i % 5 WHEN 0 THEN 'refused' ELSE 'answered' END, 1, 0, timestamptz '2026-03-02Z' + i * interval '1 min', '80 ms'
+FROM generate_series(1, 30) i;
 ANALYZE;
