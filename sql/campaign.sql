@@ -72,7 +72,6 @@ CREATE INDEX campaign_due ON mailchimp_sync.campaign (next_attempt_at) WHERE goa
 -- these are looked at all the time: somebody may opt out, or its hour may come
 CREATE INDEX campaign_waiting ON mailchimp_sync.campaign (status) WHERE goal IS NULL AND status IN ('prepared', 'scheduled');
 CREATE INDEX campaign_tidy ON mailchimp_sync.campaign (connection, tidy_at) WHERE tidy_at IS NOT NULL AND segment_id IS NOT NULL;
-CREATE INDEX campaign_poll_due ON mailchimp_sync.campaign (next_poll_at) WHERE next_poll_at IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.campaign', '');
 SELECT pg_catalog.pg_extension_config_dump(
 	pg_catalog.pg_get_serial_sequence('mailchimp_sync.campaign', 'campaign_id')::pg_catalog.regclass, '');

@@ -90,8 +90,8 @@ $$;
 
 /* ---- the kind "poll" ---- */
 
--- what may be asked now or later: pages of polls under way, and polls to begin
-CREATE VIEW mailchimp_sync.poll_ready AS
+-- pages of polls under way that may be asked for now or later
+CREATE VIEW mailchimp_sync.poll_page_ready AS
 SELECT c.connection, c.campaign_id, c.mailchimp_id, g.walk, g.page_offset, p.since,
 	coalesce(p.next_attempt_at, p.started_at) AS at
 FROM mailchimp_sync.poll p
@@ -99,46 +99,68 @@ JOIN mailchimp_sync.poll_page g USING (campaign_id)
 JOIN mailchimp_sync.campaign c USING (campaign_id)
 WHERE NOT g.is_done AND c.status = 'sent' AND c.mailchimp_id IS NOT NULL
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll' AND f.campaign_id = c.campaign_id
-		AND f.phase = g.walk AND f.versions[1] = g.page_offset)
-UNION ALL
-SELECT c.connection, c.campaign_id, c.mailchimp_id, CASE c.status WHEN 'sent' THEN 'report' ELSE 'state' END, 0::bigint,
-	NULL, c.next_poll_at
+		AND f.phase = g.walk AND f.versions[1] = g.page_offset);
+
+-- polls that may begin now or later, of any number of campaigns: in the order of the index, read no further than need be
+CREATE VIEW mailchimp_sync.poll_to_begin AS
+SELECT c.connection, c.campaign_id, c.mailchimp_id, CASE c.status WHEN 'sent' THEN 'report' ELSE 'state' END AS walk,
+	c.next_poll_at AS at
 FROM mailchimp_sync.campaign c
 WHERE c.next_poll_at IS NOT NULL AND c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.goal IS NULL
 	AND c.mailchimp_id IS NOT NULL
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.poll p WHERE p.campaign_id = c.campaign_id)
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll' AND f.campaign_id = c.campaign_id);
+CREATE INDEX campaign_poll_due ON mailchimp_sync.campaign (connection, next_poll_at, campaign_id)
+	WHERE next_poll_at IS NOT NULL AND status IN ('prepared', 'scheduled', 'failed', 'sent') AND goal IS NULL
+		AND mailchimp_id IS NOT NULL;
 
+CREATE VIEW mailchimp_sync.poll_first AS
+SELECT u.connection, b.at
+FROM mailchimp_sync.usable_connection u
+CROSS JOIN LATERAL (SELECT r.at FROM mailchimp_sync.poll_to_begin r WHERE r.connection = u.connection
+	ORDER BY r.at, r.campaign_id LIMIT 1) b;
+
+-- whose row somebody holds could not be answered
 CREATE FUNCTION mailchimp_sync.poll_next(_connection text) RETURNS SETOF mailchimp_sync.work
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET enable_sort = off		-- by the index, whatever the planner thinks of the table
 AS $$
 DECLARE
-	_r	mailchimp_sync.poll_ready;
+	_b	mailchimp_sync.poll_to_begin;
+	_g	mailchimp_sync.poll_page_ready;
 BEGIN
-	FOR _r IN
-		SELECT * FROM mailchimp_sync.poll_ready r
-		WHERE r.connection = _connection AND r.at <= mailchimp_sync.clock()
-		ORDER BY r.at, r.campaign_id, r.walk, r.page_offset
-	LOOP
-		-- whose row somebody holds could not be answered
-		PERFORM FROM mailchimp_sync.campaign c WHERE c.campaign_id = _r.campaign_id FOR NO KEY UPDATE SKIP LOCKED;
-		CONTINUE WHEN NOT FOUND;
-		RETURN QUERY
-		SELECT _connection, 'GET', mailchimp_sync.poll_path(_r.mailchimp_id, _r.walk, _r.page_offset, _r.since), NULL::text,
-			false, NULL::integer, _r.campaign_id, _r.walk, NULL::integer[], NULL::text[], NULL::text[],
-			ARRAY[_r.page_offset], NULL::bytea[];
-		RETURN;
-	END LOOP;
+	SELECT * INTO _b FROM mailchimp_sync.poll_to_begin r
+	WHERE r.connection = _connection AND r.at <= mailchimp_sync.clock()
+	ORDER BY r.at, r.campaign_id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
+	SELECT r.* INTO _g FROM mailchimp_sync.poll_page_ready r JOIN mailchimp_sync.campaign c USING (campaign_id)
+	WHERE r.connection = _connection AND r.at <= coalesce(_b.at, mailchimp_sync.clock())
+	ORDER BY r.at, r.campaign_id, r.walk, r.page_offset LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED;
+	IF FOUND THEN
+		RETURN QUERY SELECT * FROM mailchimp_sync.poll_work(_g.connection, _g.campaign_id, _g.mailchimp_id, _g.walk, _g.page_offset, _g.since);
+	ELSIF _b.campaign_id IS NOT NULL THEN
+		RETURN QUERY SELECT * FROM mailchimp_sync.poll_work(_b.connection, _b.campaign_id, _b.mailchimp_id, _b.walk, 0, NULL);
+	END IF;
 END
 $$;
 
-CREATE FUNCTION mailchimp_sync.poll_due() RETURNS timestamptz
-LANGUAGE plpgsql STABLE
+CREATE FUNCTION mailchimp_sync.poll_work(_connection text, _campaign_id bigint, _mailchimp_id text, _walk text, _offset bigint,
+	_since timestamptz) RETURNS mailchimp_sync.work
+LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+	SELECT _connection, 'GET', mailchimp_sync.poll_path(_mailchimp_id, _walk, _offset, _since), NULL::text, false,
+		NULL::integer, _campaign_id, _walk, NULL::integer[], NULL::text[], NULL::text[], ARRAY[_offset], NULL::bytea[]
+$$;
+
+CREATE FUNCTION mailchimp_sync.poll_due() RETURNS timestamptz
+LANGUAGE plpgsql STABLE		-- asked all the time, so its plan is kept
+SET search_path = pg_catalog, pg_temp
+SET enable_sort = off
+AS $$
 BEGIN
-	RETURN (SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.poll_ready r USING (connection));
+	RETURN least((SELECT min(f.at) FROM mailchimp_sync.poll_first f),
+		(SELECT min(r.at) FROM mailchimp_sync.usable_connection u JOIN mailchimp_sync.poll_page_ready r USING (connection)));
 END
 $$;
 

@@ -27,48 +27,42 @@ FROM (VALUES
 	(6, interval '1 month', interval '24 hours')) AS d(tier, min_age, every)
 FULL JOIN mailchimp_sync.poll_tier t USING (tier);
 
--- the instant at which each tier begins for each campaign; days and months are added in UTC
-CREATE VIEW mailchimp_sync.campaign_tier AS
-SELECT c.campaign_id, b.born_at, t.tier, t.every,
-	((b.born_at AT TIME ZONE 'UTC') + t.min_age) AT TIME ZONE 'UTC' AS begins_at
-FROM mailchimp_sync.campaign c
-CROSS JOIN LATERAL (SELECT greatest(c.created_at, c.sent_at) AS born_at) b		-- D1
-CROSS JOIN mailchimp_sync.tier t;
-
--- how much later than the rest, always the same
-CREATE FUNCTION mailchimp_sync.poll_spread(_campaign_id bigint) RETURNS interval
+/*
+ * When campaigns are to be polled next, by these tiers, when the last poll that succeeded was at _at (null: then): that, plus the
+ * spacing of the tier in which it fell (D3). A tier that begins later and asks more often, as a site may
+ * set it, takes effect when it begins; the defaults have none. A poll that was missed is late
+ * and done once. One that is scheduled is looked at when its hour has come, and every minute then until it is being sent.
+ * The spread is how much later than the rest each campaign is, always the same. Days and months are added in UTC.
+ */
+CREATE FUNCTION mailchimp_sync.poll_times(_campaign_ids bigint[], _at timestamptz, _tiers mailchimp_sync.tier[])
+RETURNS TABLE (campaign_id bigint, tier_at timestamptz, spread interval, hour_at timestamptz)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT (hashint8extended(_campaign_id, 0) & 65535) / 65536.0 * current_setting('mailchimp_sync.poll_spread')::interval
+	SELECT c.campaign_id, n.tier_at,
+		(hashint8extended(c.campaign_id, 0) & 65535) / 65536.0 * current_setting('mailchimp_sync.poll_spread')::interval,
+		CASE WHEN c.status <> 'scheduled' THEN NULL WHEN c.scheduled_for > l.at THEN c.scheduled_for
+			WHEN c.scheduled_for > l.at - interval '1 hour' THEN l.at + interval '1 minute' END
+	FROM unnest(_campaign_ids) AS i(campaign_id)
+	JOIN mailchimp_sync.campaign c USING (campaign_id)
+	CROSS JOIN LATERAL (SELECT greatest(c.created_at, c.sent_at) AS born_at) b		-- D1
+	-- Mailchimp's clock may be ahead of ours: a campaign is never younger than new
+	CROSS JOIN LATERAL (SELECT greatest(coalesce(_at, c.last_polled_at, mailchimp_sync.clock()), b.born_at) AS at) l
+	CROSS JOIN LATERAL (SELECT min(greatest(r.begins_at, ((l.at AT TIME ZONE 'UTC') + r.every) AT TIME ZONE 'UTC')) AS tier_at
+		FROM (SELECT g.begins_at, g.every, max(g.begins_at) FILTER (WHERE g.begins_at <= l.at) OVER () AS current_begins_at
+			FROM (SELECT t.every, ((b.born_at AT TIME ZONE 'UTC') + t.min_age) AT TIME ZONE 'UTC' AS begins_at
+				FROM unnest(_tiers) t) g) r
+		WHERE r.begins_at >= r.current_begins_at) n
 $$;
 
-/*
- * When a campaign is to be polled next: its last successful poll (_at: just now) plus the spacing of the tier in which
- * that poll fell (D3), spread unless the poll came in its turn. A tier that begins later and asks more often, as a site may
- * set it, takes effect when it begins; the defaults have none. A poll that was missed is late
- * and done once. One that is scheduled is looked at when its hour has come, and every minute then until it is being sent.
- */
+-- of one campaign; in turn: the poll at _at was spread itself
 CREATE FUNCTION mailchimp_sync.poll_next_at(_campaign_id bigint, _at timestamptz DEFAULT NULL, _in_turn boolean DEFAULT false)
 RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	WITH last AS (
-		-- Mailchimp's clock may be ahead of ours: a campaign is never younger than new
-		SELECT greatest(coalesce(_at, c.last_polled_at, mailchimp_sync.clock()), c.created_at, c.sent_at) AS at,
-			CASE WHEN c.status = 'scheduled' THEN c.scheduled_for END AS hour,
-			CASE WHEN _in_turn THEN interval '0' ELSE mailchimp_sync.poll_spread(_campaign_id) END AS spread
-		FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id
-	), reached AS (
-		SELECT t.*, t.begins_at <= l.at AS has_begun, l.at, l.hour, l.spread,
-			max(t.begins_at) FILTER (WHERE t.begins_at <= l.at) OVER () AS current_begins_at
-		FROM mailchimp_sync.campaign_tier t, last l WHERE t.campaign_id = _campaign_id
-	)
-	SELECT least(min(greatest(r.begins_at, ((r.at AT TIME ZONE 'UTC') + r.every) AT TIME ZONE 'UTC') + r.spread),
-		min(CASE WHEN r.hour > r.at THEN r.hour WHEN r.hour > r.at - interval '1 hour' THEN r.at + interval '1 minute' END))
-	FROM reached r
-	WHERE NOT r.has_begun OR r.begins_at = r.current_begins_at
+	SELECT least(n.tier_at + CASE WHEN _in_turn THEN interval '0' ELSE n.spread END, n.hour_at)
+	FROM mailchimp_sync.poll_times(ARRAY[_campaign_id], _at, ARRAY(SELECT t FROM mailchimp_sync.tier t)) n
 $$;
 
 CREATE FUNCTION @extschema@.mc_poll_tiers() RETURNS TABLE (tier integer, min_age interval, every interval)
@@ -92,6 +86,8 @@ CREATE FUNCTION mailchimp_sync.mc_set_poll_tier(_tier integer, _min_age interval
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_before	mailchimp_sync.tier[];
 BEGIN
 	IF NOT coalesce(_tier > 0, false) THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'tier must be a number from 1 on',
@@ -105,12 +101,29 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_age must not be negative';
 	END IF;
 	LOCK TABLE mailchimp_sync.poll_tier IN SHARE ROW EXCLUSIVE MODE;
+	_before := ARRAY(SELECT t FROM mailchimp_sync.tier t);
 	DELETE FROM mailchimp_sync.poll_tier t WHERE t.tier = _tier;
 	INSERT INTO mailchimp_sync.poll_tier (tier, min_age, every) SELECT _tier, _min_age, _every WHERE _every IS NOT NULL;
 	PERFORM mailchimp_sync.check_tiers();
-	UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.poll_next_at(campaign_id)
-	WHERE next_poll_at IS NOT NULL AND last_polled_at IS NOT NULL AND poll_failures = 0;
+	PERFORM mailchimp_sync.tiers_changed(_before);
 	PERFORM mailchimp_sync.wake();
+END
+$$;
+
+-- the campaigns whose next poll that moves; what somebody asked for comes no later
+CREATE FUNCTION mailchimp_sync.tiers_changed(_before mailchimp_sync.tier[]) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_ids	bigint[] := ARRAY(SELECT c.campaign_id FROM mailchimp_sync.campaign c
+		WHERE c.next_poll_at IS NOT NULL AND c.last_polled_at IS NOT NULL AND c.poll_failures = 0);
+BEGIN
+	UPDATE mailchimp_sync.campaign c SET spread_poll_at = n.tier_at + n.spread,
+		next_poll_at = least(n.tier_at + n.spread, n.hour_at, CASE WHEN c.next_poll_at < o.tier_at THEN c.next_poll_at END)
+	FROM mailchimp_sync.poll_times(_ids, NULL, ARRAY(SELECT t FROM mailchimp_sync.tier t)) n
+	JOIN mailchimp_sync.poll_times(_ids, NULL, _before) o USING (campaign_id)
+	WHERE c.campaign_id = n.campaign_id AND n.tier_at IS DISTINCT FROM o.tier_at;
 END
 $$;
 
@@ -135,12 +148,14 @@ END
 $$;
 
 CREATE VIEW @extschema@.mc_poll_schedule WITH (security_barrier) AS
-SELECT c.campaign_id, c.name, a.now_at - t.born_at AS age, t.tier, c.last_polled_at, c.next_poll_at
+SELECT c.campaign_id, c.name, a.now_at - a.born_at AS age, t.tier, c.last_polled_at, c.next_poll_at
 FROM mailchimp_sync.campaign c
 JOIN mailchimp_sync.permitted_connection p USING (connection)
-CROSS JOIN LATERAL (SELECT greatest(mailchimp_sync.clock(), c.created_at, c.sent_at) AS now_at) a
-CROSS JOIN LATERAL (SELECT x.born_at, x.tier FROM mailchimp_sync.campaign_tier x
-	WHERE x.campaign_id = c.campaign_id AND x.begins_at <= a.now_at ORDER BY x.begins_at DESC LIMIT 1) t
+CROSS JOIN LATERAL (SELECT greatest(c.created_at, c.sent_at) AS born_at,
+	greatest(mailchimp_sync.clock(), c.created_at, c.sent_at) AS now_at) a
+CROSS JOIN LATERAL (SELECT x.tier
+	FROM (SELECT o.tier, ((a.born_at AT TIME ZONE 'UTC') + o.min_age) AT TIME ZONE 'UTC' AS begins_at FROM mailchimp_sync.tier o) x
+	WHERE x.begins_at <= a.now_at ORDER BY x.begins_at DESC LIMIT 1) t
 WHERE c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.next_poll_at IS NOT NULL;
 COMMENT ON VIEW @extschema@.mc_poll_schedule IS
 	'the campaigns that are polled: age (since they were sent), tier, and when results are fetched next';

@@ -98,6 +98,11 @@ UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() WHERE c
 SELECT mailchimp_sync.poll_succeeded(1, mailchimp_sync.clock());
 SELECT tier, next_poll_at FROM mc_poll_schedule WHERE campaign_id = 1;
 COMMIT;
+-- what somebody asked for comes no later
+UPDATE mailchimp_sync.campaign SET next_poll_at = '2026-03-01 03:04:00Z' WHERE campaign_id = 3;
+SELECT last_polled_at, next_poll_at, (SELECT o.next_poll_at FROM mc_poll_schedule o WHERE o.campaign_id = 1) AS of_another FROM mc_poll_schedule WHERE campaign_id = 3;
+SELECT mc_set_poll_tier(8, '2 years', '10 hours');
+SELECT next_poll_at, (SELECT o.next_poll_at FROM mc_poll_schedule o WHERE o.campaign_id = 1) AS of_another FROM mc_poll_schedule WHERE campaign_id = 3;
 -- back to the defaults
 SELECT mc_set_poll_tier(t, NULL, NULL) FROM unnest('{1,2,7,8,9}'::int[]) t;
 SELECT tier, min_age, every FROM mc_poll_tiers();
@@ -136,13 +141,17 @@ SELECT min(next_poll_at - last_polled_at) >= '10 minutes' AS not_early, max(next
 -- whose poll somebody asked for is in no turn either, but no later than the others; nor is one that was tried again
 UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() WHERE campaign_id = 1001;
 SELECT mailchimp_sync.poll_succeeded(1001, mailchimp_sync.clock());
-SELECT next_poll_at - last_polled_at - '10 minutes' = mailchimp_sync.poll_spread(1001) AS spread FROM mc_poll_schedule WHERE campaign_id = 1001;
+SELECT next_poll_at - last_polled_at AS of_30 FROM mc_poll_schedule WHERE campaign_id = 1001;
 -- the same share of a shorter one
-SELECT mailchimp_sync.poll_spread(1001) AS of_30;
+CREATE FUNCTION poll_now(_campaign_id bigint) RETURNS interval LANGUAGE sql AS $$
+	UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() WHERE campaign_id = _campaign_id;
+	SELECT mailchimp_sync.poll_succeeded(_campaign_id, mailchimp_sync.clock());
+	SELECT next_poll_at - last_polled_at FROM mailchimp_sync.campaign WHERE campaign_id = _campaign_id
+$$;
 SET LOCAL mailchimp_sync.poll_spread = '3s';
-SELECT mailchimp_sync.poll_spread(1001) AS of_3;
+SELECT poll_now(1001) AS of_3;
 SET LOCAL mailchimp_sync.poll_spread = 0;
-SELECT mailchimp_sync.poll_spread(1001) AS off;
+SELECT poll_now(1001) AS off;
 COMMIT;
 RESET mailchimp_sync.poll_spread;
 DELETE FROM mailchimp_sync.campaign WHERE name = 'many';
@@ -166,6 +175,6 @@ SET ROLE regress_mc_rita;
 SELECT campaign_id, name FROM mc_poll_schedule;
 RESET ROLE;
 
-DROP FUNCTION look, poll_many, set_clock;
+DROP FUNCTION look, poll_many, poll_now, set_clock;
 DROP EXTENSION mailchimp_sync CASCADE;
 DROP ROLE regress_mc_ada, regress_mc_rita;
