@@ -81,7 +81,7 @@ for (const [kind, { html, title }] of Object.entries(kinds)) {
         assert.deepEqual(await tab.page.evaluate(faint), []);
         if (size !== 'paper') await tab.page.screenshot({ path: `${folder}/${kind}-${size}-${scheme}.png`, fullPage: true });
         else if (scheme === 'light') await tab.page.pdf({ path: `${folder}/${kind}.pdf`, format: 'A4', margin: { top: '1cm', bottom: '1cm', left: '1cm', right: '1cm' } });
-        for (const details of await tab.page.locator('details > summary').all()) await details.click();
+        for (const details of await tab.page.locator('details > summary:visible').all()) await details.click();
         assert.deepEqual(await tab.page.evaluate(overflowing), []);
         assert.deepEqual(tab.noted.splice(0), []);
         if (kind !== 'ordinary' && !['phone light', 'desktop dark', 'paper light'].includes(`${size} ${scheme}`)) return;

@@ -71,6 +71,27 @@ $node->query('CALL mc_run()', db => 'bytes');
 is(names($bytes)->{'k@crm.test'}, 'Jürgen', 'and go when their data are mended');
 
 # ---------------------------------------------------------------------------------------------------------------
+# Pages (N16) say that they are UTF-8 and are ASCII, whatever the database and the client speak
+# ---------------------------------------------------------------------------------------------------------------
+
+for (['latin', q{U&'J\00FCrgen'}, 'J&#252;rgen'], ['bytes', q{E'J\xC3\xBCrgen, J\xFCrgen'}, 'J&#252;rgen, J&#65533;rgen'])
+{
+	my ($db, $name, $shown) = @$_;
+	$node->query("INSERT INTO mailchimp_sync.campaign (campaign_id, connection, list_id, name, marker, created_at, created_by)
+		SELECT 1, 'main', list_id, $name, 'm1', now(), 'x' FROM mailchimp_sync.audience", db => $db);
+	my $page = $node->query('SELECT mc_report_html(1)', db => $db);
+	like($page, qr{<meta charset="utf-8">.*<h1><bdi>\Q$shown\E</bdi></h1>}s, "$db: the name is in the page as what it is");
+	ok($page !~ /[^\x00-\x7F]/, "$db: the page is ASCII");
+}
+for (['win', 'WIN1252', q{E'\x80 \x81'}, '&#8364; &#65533;'], ['japan', 'EUC_JP', q{E'\xA4\xA2 \x8F\xA2\xAF'}, '&#12354; &#728;'])
+{
+	my ($db, $encoding, $text, $shown) = @$_;
+	$node->query("CREATE DATABASE $db TEMPLATE template0 ENCODING '$encoding' LC_COLLATE 'C' LC_CTYPE 'C'");
+	$node->query('CREATE EXTENSION mailchimp_sync', db => $db);
+	is($node->query("SET client_encoding = '$encoding'; SELECT mailchimp_sync.html_escape($text)", db => $db), $shown, "$encoding: characters are numbers of Unicode");
+}
+
+# ---------------------------------------------------------------------------------------------------------------
 # Turkish, where the small letter of "I" has no dot: Mailchimp's hash of an address is none the less that of "i" (D12)
 # ---------------------------------------------------------------------------------------------------------------
 
