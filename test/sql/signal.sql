@@ -57,7 +57,7 @@ CREATE TABLE looked (after bigint);
 INSERT INTO looked VALUES (0);
 CREATE FUNCTION news() RETURNS TABLE (kind text, connection text, audience text, campaign_id bigint, contact_key text, email text, detail jsonb)
 LANGUAGE sql AS $$
-	WITH news AS MATERIALIZED (SELECT s.* FROM looked l, mc_signals('test', l.after) s),
+	WITH news AS MATERIALIZED (SELECT * FROM mc_signals('test', (SELECT after FROM looked))),
 	seen AS (UPDATE looked SET after = coalesce((SELECT max(signal_id) FROM news), after))
 	SELECT n.kind, n.connection, n.audience, n.campaign_id, n.contact_key, n.email, n.detail FROM news n ORDER BY n.signal_id
 $$;
@@ -101,7 +101,7 @@ SELECT mc_is_opted_out('candidate', 5);
 
 -- D11: whatever the policy is; reason and time are with the member
 UPDATE mailchimp_sync.audience SET on_unsubscribe = 'inactive';
-SELECT list('p6', 'unsubscribed', '10:05:00', 'moved');
+SELECT list('p6', 'unsubscribed', '10:05:00', 'moved'), report(false, 'p6', '10:00:00', 'None given');
 UPDATE mailchimp_sync.audience SET on_unsubscribe = 'ignore';
 SELECT report(false, 'p7', '10:00:00', 'done');
 SELECT * FROM news();
