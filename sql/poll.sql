@@ -120,6 +120,24 @@ FROM mailchimp_sync.usable_connection u
 CROSS JOIN LATERAL (SELECT r.at FROM mailchimp_sync.poll_to_begin r WHERE r.connection = u.connection
 	ORDER BY r.at, r.campaign_id LIMIT 1) b;
 
+/*
+ * No poll delays a campaign that is on its way. While there is one, there is one request of a poll at a time, and none goes
+ * before contacts that a campaign waits for (at "settle") while none of them are on their way. Polls are never many beside
+ * it by slots either, which they leave to it and to its contacts (src/engine.h).
+ */
+CREATE FUNCTION mailchimp_sync.poll_gives_way(_connection text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN EXISTS (SELECT FROM mailchimp_sync.campaign c WHERE c.goal IS NOT NULL AND c.connection = _connection)
+		AND (EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll' AND f.connection = _connection)
+			OR EXISTS (SELECT FROM mailchimp_sync.campaign c WHERE c.goal IS NOT NULL AND c.connection = _connection AND c.step = 'settle')
+				AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'push' AND f.connection = _connection)
+				AND coalesce(mailchimp_sync.push_due() <= mailchimp_sync.clock(), false));
+END
+$$;
+
 -- whose row somebody holds could not be answered
 CREATE FUNCTION mailchimp_sync.poll_next(_connection text) RETURNS SETOF mailchimp_sync.work
 LANGUAGE plpgsql VOLATILE
@@ -136,9 +154,11 @@ BEGIN
 	SELECT r.* INTO _g FROM mailchimp_sync.poll_page_ready r JOIN mailchimp_sync.campaign c USING (campaign_id)
 	WHERE r.connection = _connection AND r.at <= coalesce(_b.at, mailchimp_sync.clock())
 	ORDER BY r.at, r.campaign_id, r.walk, r.page_offset LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED;
-	IF FOUND THEN
+	IF coalesce(_g.campaign_id, _b.campaign_id) IS NULL OR mailchimp_sync.poll_gives_way(_connection) THEN
+		RETURN;
+	ELSIF _g.campaign_id IS NOT NULL THEN
 		RETURN QUERY SELECT * FROM mailchimp_sync.poll_work(_g.connection, _g.campaign_id, _g.mailchimp_id, _g.walk, _g.page_offset, _g.since);
-	ELSIF _b.campaign_id IS NOT NULL THEN
+	ELSE
 		RETURN QUERY SELECT * FROM mailchimp_sync.poll_work(_b.connection, _b.campaign_id, _b.mailchimp_id, _b.walk, 0, NULL);
 	END IF;
 END

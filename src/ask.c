@@ -57,7 +57,7 @@ wait_for_slot(const McConnection *connection, TimestampTz deadline)
 {
 	for (;;)
 	{
-		int slot = mc_slot_take(connection->slot_user, connection->max_connections, false);
+		int slot = mc_slot_take(connection->slot_user, connection->max_connections, 0);
 		long left = remaining_ms(deadline);
 
 		if (slot != MC_NO_SLOT)

@@ -119,4 +119,4 @@ batch_apply(McUnit *unit)
 	elog(ERROR, "question \"%s\" about a batch has no line in the table of answers", unit->phase);
 }
 
-const McKind mc_batch_kind = {.name = "batch", .bulk = true, .apply = batch_apply};
+const McKind mc_batch_kind = {.name = "batch", .spare = MC_SPARE_BULK, .apply = batch_apply};

@@ -276,4 +276,4 @@ campaign_apply(McUnit *unit)
 }
 
 const McKind mc_campaign_kind = {
-	.name = "campaign", .bulk = false, .may_be_forbidden = true, .apply = campaign_apply};
+	.name = "campaign", .spare = 0, .may_be_forbidden = true, .apply = campaign_apply};

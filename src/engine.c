@@ -277,7 +277,7 @@ start_unit(McEngine *engine, const McConnection *connection)
 
 		if (is_resting(engine, kinds[i], connection->name))
 			continue;
-		slot = mc_slot_take(connection->slot_user, connection->max_connections, kinds[i]->bulk);
+		slot = mc_slot_take(connection->slot_user, connection->max_connections, kinds[i]->spare);
 		if (slot == MC_NO_SLOT)
 			continue;
 		unit = mc_unit_claim(kinds[i], connection, slot, engine->context, &result);

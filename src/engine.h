@@ -93,10 +93,17 @@ typedef struct McUnit
 	MemoryContext context;	 /* of all that is the unit's */
 } McUnit;
 
+/*
+ * Whatever is bulk leaves the last slot to what somebody waits for. What goes on in the background leaves one
+ * more: a campaign that is being sent may need bulk work done, its contacts brought up to date.
+ */
+#define MC_SPARE_BULK 1
+#define MC_SPARE_BACKGROUND 2
+
 typedef struct McKind
 {
 	const char *name;	   /* as in inflight.kind; its SQL functions start with it */
-	bool bulk;			   /* leaves the last slot to the others */
+	int spare;			   /* slots that it leaves to what is more urgent, see MC_SPARE_ */
 	bool may_be_forbidden; /* 403 may be about what is asked, as where the plan lacks it: apply() */
 	void (*apply)(McUnit *unit);
 } McKind;

@@ -24,4 +24,4 @@ erase_apply(McUnit *unit)
 			   mc_arg_text(reply->detail));
 }
 
-const McKind mc_erase_kind = {.name = "erase", .bulk = true, .apply = erase_apply};
+const McKind mc_erase_kind = {.name = "erase", .spare = MC_SPARE_BULK, .apply = erase_apply};

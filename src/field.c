@@ -45,4 +45,4 @@ field_apply(McUnit *unit)
 	}
 }
 
-const McKind mc_field_kind = {.name = "field", .bulk = true, .apply = field_apply};
+const McKind mc_field_kind = {.name = "field", .spare = MC_SPARE_BULK, .apply = field_apply};

@@ -26,4 +26,4 @@ leave_apply(McUnit *unit)
 			   mc_arg_text(reply->title), mc_arg_text(reply->detail));
 }
 
-const McKind mc_leave_kind = {.name = "leave", .bulk = true, .apply = leave_apply};
+const McKind mc_leave_kind = {.name = "leave", .spare = MC_SPARE_BULK, .apply = leave_apply};

@@ -25,4 +25,4 @@ opt_out_apply(McUnit *unit)
 			   mc_arg_text(reply->title), mc_arg_text(reply->detail));
 }
 
-const McKind mc_opt_out_kind = {.name = "opt_out", .bulk = false, .apply = opt_out_apply};
+const McKind mc_opt_out_kind = {.name = "opt_out", .spare = 0, .apply = opt_out_apply};

@@ -148,4 +148,4 @@ poll_apply(McUnit *unit)
 	elog(ERROR, "request \"%s\" of a poll has no line in the table of answers", unit->phase);
 }
 
-const McKind mc_poll_kind = {.name = "poll", .bulk = true, .apply = poll_apply};
+const McKind mc_poll_kind = {.name = "poll", .spare = MC_SPARE_BACKGROUND, .apply = poll_apply};

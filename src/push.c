@@ -178,4 +178,4 @@ push_apply(McUnit *unit)
 		   mc_arg_int8(unit->inflight_id));
 }
 
-const McKind mc_push_kind = {.name = "push", .bulk = true, .apply = push_apply};
+const McKind mc_push_kind = {.name = "push", .spare = MC_SPARE_BULK, .apply = push_apply};

@@ -38,4 +38,4 @@ read_apply(McUnit *unit)
 		   mc_json_column(members, "last_changed"));
 }
 
-const McKind mc_read_kind = {.name = "read", .bulk = true, .apply = read_apply};
+const McKind mc_read_kind = {.name = "read", .spare = MC_SPARE_BULK, .apply = read_apply};

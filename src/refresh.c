@@ -69,4 +69,4 @@ refresh_apply(McUnit *unit)
 		part_answered(unit, list_id, offset);
 }
 
-const McKind mc_refresh_kind = {.name = "refresh", .bulk = true, .apply = refresh_apply};
+const McKind mc_refresh_kind = {.name = "refresh", .spare = MC_SPARE_BULK, .apply = refresh_apply};

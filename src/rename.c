@@ -27,4 +27,4 @@ rename_apply(McUnit *unit)
 			   mc_arg_text(reply->title), mc_arg_text(reply->detail));
 }
 
-const McKind mc_rename_kind = {.name = "rename", .bulk = true, .apply = rename_apply};
+const McKind mc_rename_kind = {.name = "rename", .spare = MC_SPARE_BULK, .apply = rename_apply};

@@ -407,9 +407,9 @@ join(void)
 }
 
 int
-mc_slot_take(const char *slot_user, int max, bool bulk)
+mc_slot_take(const char *slot_user, int max, int spare)
 {
-	int limit = bulk && max > 1 ? max - 1 : max;
+	int limit = Max(max - spare, 1);
 	TimestampTz now = mc_clock_now();
 	McSlot *slot;
 

@@ -24,11 +24,11 @@
 extern void mc_shared_request(void);
 
 /*
- * Takes a slot if fewer than max are in use; bulk work leaves one free for the
- * rest (it may have the only one where max is 1). Returns MC_NO_SLOT if there is
- * none; a latch is set when one comes free.
+ * Takes a slot if fewer than max are in use, and leaves so many free for the
+ * rest (it may have the only one where max is no more than that). Returns
+ * MC_NO_SLOT if there is none; a latch is set when one comes free.
  */
-extern int mc_slot_take(const char *slot_user, int max, bool bulk);
+extern int mc_slot_take(const char *slot_user, int max, int spare);
 extern void mc_slot_release(int slot);
 extern void mc_slots_release(void); /* all of this process; an expected one is haunted */
 

@@ -50,4 +50,4 @@ tag_apply(McUnit *unit)
 	}
 }
 
-const McKind mc_tag_kind = {.name = "tag", .bulk = true, .apply = tag_apply};
+const McKind mc_tag_kind = {.name = "tag", .spare = MC_SPARE_BULK, .apply = tag_apply};

@@ -23,4 +23,4 @@ test_mail_apply(McUnit *unit)
 			   mc_arg_text(reply->title), mc_arg_text(reply->detail));
 }
 
-const McKind mc_test_mail_kind = {.name = "test_mail", .bulk = false, .apply = test_mail_apply};
+const McKind mc_test_mail_kind = {.name = "test_mail", .spare = 0, .apply = test_mail_apply};
