@@ -6,6 +6,7 @@ import { addMergeField } from '../lib/lists.js';
 import { addDomain, addTemplate, setRole } from '../lib/world.js';
 import { addTags, archive, createMember, forget, setStatus, updateMember } from '../lib/members.js';
 import { addToSegment, findTag, removeFromSegment, removeSegment, tagNamed } from '../lib/segments.js';
+import { sendToCrowd } from '../lib/crowd.js';
 import { addEvents, engage, personOf, readEvent } from '../lib/events.js';
 import { schedule, startSending, tick, unschedule } from '../lib/sending.js';
 import { removeCampaign } from '../api/campaigns.js';
@@ -222,8 +223,15 @@ function events({ world, body }) {
   return { events: found.length };
 }
 
+function crowd({ world, body }) {
+  const { list, ...options } = body;
+  const campaign = sendToCrowd(world, listNamed(world, list), options);
+  return { campaign: campaign.id, web_id: campaign.web_id, emails_sent: campaign.audience.length };
+}
+
 export const routes = [
   { method: 'POST', path: '/act', handler: act },
   { method: 'POST', path: '/engage', handler: engageAll },
   { method: 'POST', path: '/events', handler: events },
+  { method: 'POST', path: '/crowd', handler: crowd },
 ];

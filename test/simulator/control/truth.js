@@ -2,6 +2,7 @@
 // the reports, so that a test which compares the two, or a client's figures with this, would notice a mistake in either.
 
 import { iso, parseInstant } from '../lib/clock.js';
+import { eventsOf } from '../lib/crowd.js';
 
 const RANK = { sent: 0, bounced: 1, opened: 2, clicked: 3, unsubscribed: 4 };
 const RAISES = { hard: 'bounced', soft: 'bounced', open: 'opened', click: 'clicked', unsubscribe: 'unsubscribed', abuse: 'unsubscribed' };
@@ -68,7 +69,7 @@ function truth({ world, params, query }) {
   const at = query.at && query.at !== 'now' ? parseInstant(query.at) : world.now();
   if (Number.isNaN(at)) throw new Error('at is no instant');
   const people = ledger(campaign, at);
-  const found = collect(campaign.events.filter((event) => event.at <= at), people);
+  const found = collect(eventsOf(campaign).filter((event) => event.at <= at), people);
   const rows = [...people.values()].sort((a, b) => (a.email < b.email ? -1 : 1));
   Object.assign(found.opens, { unique: having(rows, 'opens'), human_unique: having(rows, 'human_opens') });
   Object.assign(found.clicks, { unique: having(rows, 'clicks'), human_unique: having(rows, 'human_clicks') });

@@ -219,3 +219,24 @@ test('truth: the status of a person by precedence sent < bounced < opened < clic
   for (const action of ['unsubscribe', 'click']) await event(campaign, 'p4@example.org', action);
   assert.deepEqual((await truth(campaign)).persons.map(({ status }) => status), ['sent', 'bounced', 'opened', 'clicked', 'unsubscribed']);
 });
+
+test('a crowd is the same each time, page by page, and its report agrees with the truth', async () => {
+  const campaign = await sim.ctl('POST', '/crowd', {
+    list: sim.list, people: 250, email: 'c%@crm.test', opens: 0.6, clicks: 0.3, hard: 0.05, soft: 0.05, unsubscribes: 0.05, span_seconds: 3600,
+  });
+  await sim.advance(7200);
+  const report = await sim.ok('GET', `/reports/${campaign.campaign}`);
+  const found = await sim.ctl('GET', `/truth/${campaign.campaign}`);
+  assert.deepEqual([report.emails_sent, report.opens.opens_total, report.opens.unique_opens, report.clicks.clicks_total, report.clicks.unique_subscriber_clicks,
+    report.bounces.hard_bounces, report.bounces.soft_bounces, report.unsubscribed],
+  [250, found.opens.total, found.opens.unique, found.clicks.total, found.clicks.unique, found.hard_bounces, found.soft_bounces, found.unsubscribed]);
+  assert.ok(found.opens.total > 250 && found.clicks.total > 50 && found.unsubscribed > 2 && found.hard_bounces > 2 && found.soft_bounces > 2);
+  const pages = [];
+  for (const offset of [0, 100, 200]) pages.push(...(await sim.ok('GET', `/reports/${campaign.campaign}/email-activity?count=100&offset=${offset}`)).emails);
+  assert.equal(pages.length, 250);
+  assert.equal(pages[249].email_id, hash('c250@crm.test'));
+  const actions = pages.flatMap(({ activity }) => activity.map(({ action }) => action));
+  assert.equal(actions.filter((action) => action === 'open').length, found.opens.total);
+  assert.equal(actions.filter((action) => action === 'click').length, found.clicks.total);
+  assert.equal((await sim.ok('GET', `/reports/${campaign.campaign}/unsubscribed?count=100`)).total_items, found.unsubscribed);
+});
