@@ -62,8 +62,9 @@ $$;
  * ---- storing ----
  *
  * A page has a thousand persons, a campaign perhaps many more recipients. The planner takes
- * what comes out of JSON for more than it is and would read and sort all recipients for each
- * page, hence the settings of these functions: they are looked up one by one.
+ * what comes out of JSON for more than it is, and a campaign for smaller, and would read all recipients for each
+ * page, or even for each line of it, hence the settings of these functions: they are looked up one by one. A
+ * plan that does not know the page takes it for short.
  */
 
 -- the precedence of what a recipient did (D4); null: it got no mail. Without a search_path, so that it is inlined.
@@ -79,6 +80,7 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 	UPDATE mailchimp_sync.recipient r SET status = h.status
 	FROM (SELECT DISTINCT ON (u.hash) u.hash COLLATE "C" AS email_hash, u.status
@@ -118,6 +120,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	_store_ip	boolean := current_setting('mailchimp_sync.store_ip')::boolean;
@@ -172,6 +175,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off
 SET enable_mergejoin = off
+SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
 	_audience	mailchimp_sync.audience;

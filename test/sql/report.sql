@@ -200,6 +200,31 @@ SELECT count(*) FROM mc_report_comparison;
 SELECT mc_report_openers(1);
 RESET ROLE;
 
+-- a page of a large campaign costs what the page costs, also while nobody has looked at the tables (rule 12)
+INSERT INTO mailchimp_sync.campaign (campaign_id, connection, audience_id, list_id, name, status, marker, created_at, created_by, sent_at)
+SELECT 20, 'mc_main', audience_id, 'l1', 'Large', 'sent', 'm20', '2026-03-01Z', 'x', '2026-03-01Z' FROM mailchimp_sync.audience;
+INSERT INTO mailchimp_sync.recipient (campaign_id, source_id, contact_key, email, email_hash, status, added_at, added_by)
+SELECT 20, source_id, i::text, i || '@crm.test', md5(i || '@crm.test'), 'sent', now(), 'x'
+FROM mailchimp_sync.source, generate_series(1, 20000) i;
+INSERT INTO mailchimp_sync.member (audience_id, email_hash, email, status, ours)
+SELECT audience_id, md5(i || '@crm.test'), i || '@crm.test', 'subscribed', true
+FROM mailchimp_sync.audience, generate_series(1, 20000) i;
+CREATE VIEW looked_up AS
+SELECT relname, seq_tup_read + idx_tup_fetch <= 1000 AS few FROM pg_stat_xact_all_tables
+WHERE relid IN ('mailchimp_sync.recipient'::regclass, 'mailchimp_sync.member'::regclass);
+BEGIN;
+SELECT mailchimp_sync.activities_seen(20, array_agg(md5(i || '@crm.test')), array_agg(i || '@crm.test'),
+	array_agg('[{"action": "open", "timestamp": "2026-03-01T10:00:00+00:00"}]'::text)) FROM generate_series(1, 200) i;
+SELECT * FROM looked_up ORDER BY 1;
+COMMIT;
+BEGIN;
+SELECT mailchimp_sync.unsubscribes_seen(20, array_agg(md5(i || '@crm.test')), array_agg(i || '@crm.test'),
+	array_agg('2026-03-01T11:00:00+00:00'::text), array_agg('None given'::text), false) FROM generate_series(101, 300) i;
+SELECT * FROM looked_up ORDER BY 1;
+COMMIT;
+SELECT status, count(*) FROM mailchimp_sync.recipient WHERE campaign_id = 20 GROUP BY 1 ORDER BY 1;
+
+DROP VIEW looked_up;
 DROP TABLE ordered;
 DROP FUNCTION noted, orders, arrive, leaves, event, page;
 DROP EXTENSION mailchimp_sync CASCADE;
