@@ -50,7 +50,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT string_agg(format('<span%s style="left: %s">%s</span>', CASE WHEN t.quarter % 2 = 1 THEN ' class="odd"' END,
 		mailchimp_sync.chart_percent(100.0 * (t.position - 1) / _places), _ticks[t.position]), '' ORDER BY t.position)
-	FROM (SELECT 1 + q * cardinality(_ticks) / 4 AS position, min(q) AS quarter FROM generate_series(0, 3) q GROUP BY 1) t
+	FROM (SELECT 1 + q * greatest(cardinality(_ticks) / 4, 1) AS position, q AS quarter FROM generate_series(0, 3) q) t
+	WHERE t.position <= cardinality(_ticks)
 $$;
 
 /*
