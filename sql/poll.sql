@@ -25,7 +25,7 @@ CREATE TABLE mailchimp_sync.poll (
 
 CREATE TABLE mailchimp_sync.poll_page (
 	campaign_id		bigint NOT NULL,
-	walk			text NOT NULL CHECK (walk IN ('state', 'activity', 'unsubscribed', 'abuse', 'links')),
+	walk			text NOT NULL CHECK (walk IN ('report', 'state', 'activity', 'unsubscribed', 'abuse', 'links')),
 	page_offset		bigint NOT NULL,
 	is_done			boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (campaign_id, walk, page_offset)
@@ -104,12 +104,15 @@ WHERE NOT g.is_done AND c.status = 'sent' AND c.mailchimp_id IS NOT NULL
 -- polls that may begin now or later, of any number of campaigns: in the order of the index, read no further than need be
 CREATE VIEW mailchimp_sync.poll_to_begin AS
 SELECT c.connection, c.campaign_id, c.mailchimp_id, CASE c.status WHEN 'sent' THEN 'report' ELSE 'state' END AS walk,
-	c.next_poll_at AS at
+	c.next_poll_at AS at, c.sent_at, o.is_old
 FROM mailchimp_sync.campaign c
+CROSS JOIN LATERAL (SELECT c.status = 'sent' AND c.sent_at <= mailchimp_sync.clock() - interval '7 days' AS is_old) o
 WHERE c.next_poll_at IS NOT NULL AND c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.goal IS NULL
 	AND c.mailchimp_id IS NOT NULL
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.poll p WHERE p.campaign_id = c.campaign_id)
-	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll' AND f.campaign_id = c.campaign_id);
+	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll'
+		-- or many of the old ones are asked for just now (poll_bulk.sql)
+		AND (f.campaign_id = c.campaign_id OR f.phase = 'reports' AND f.connection = c.connection AND o.is_old));
 CREATE INDEX campaign_poll_due ON mailchimp_sync.campaign (connection, next_poll_at, campaign_id)
 	WHERE next_poll_at IS NOT NULL AND status IN ('prepared', 'scheduled', 'failed', 'sent') AND goal IS NULL
 		AND mailchimp_id IS NOT NULL;
@@ -138,19 +141,30 @@ BEGIN
 END
 $$;
 
--- whose row somebody holds could not be answered
-CREATE FUNCTION mailchimp_sync.poll_next(_connection text) RETURNS SETOF mailchimp_sync.work
+-- the first that may begin now, its campaign locked: whose row somebody holds could not be answered
+CREATE FUNCTION mailchimp_sync.poll_first_due(_connection text) RETURNS mailchimp_sync.poll_to_begin
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_sort = off		-- by the index, whatever the planner thinks of the table
 AS $$
 DECLARE
 	_b	mailchimp_sync.poll_to_begin;
-	_g	mailchimp_sync.poll_page_ready;
 BEGIN
 	SELECT * INTO _b FROM mailchimp_sync.poll_to_begin r
 	WHERE r.connection = _connection AND r.at <= mailchimp_sync.clock()
 	ORDER BY r.at, r.campaign_id LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED;
+	RETURN _b;
+END
+$$;
+
+CREATE FUNCTION mailchimp_sync.poll_next(_connection text) RETURNS SETOF mailchimp_sync.work
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_b	mailchimp_sync.poll_to_begin := mailchimp_sync.poll_first_due(_connection);
+	_g	mailchimp_sync.poll_page_ready;
+BEGIN
 	SELECT r.* INTO _g FROM mailchimp_sync.poll_page_ready r JOIN mailchimp_sync.campaign c USING (campaign_id)
 	WHERE r.connection = _connection AND r.at <= coalesce(_b.at, mailchimp_sync.clock())
 	ORDER BY r.at, r.campaign_id, r.walk, r.page_offset LIMIT 1 FOR NO KEY UPDATE OF c SKIP LOCKED;
@@ -158,9 +172,14 @@ BEGIN
 		RETURN;
 	ELSIF _g.campaign_id IS NOT NULL THEN
 		RETURN QUERY SELECT * FROM mailchimp_sync.poll_work(_g.connection, _g.campaign_id, _g.mailchimp_id, _g.walk, _g.page_offset, _g.since);
-	ELSE
-		RETURN QUERY SELECT * FROM mailchimp_sync.poll_work(_b.connection, _b.campaign_id, _b.mailchimp_id, _b.walk, 0, NULL);
+		RETURN;
+	ELSIF _b.is_old THEN
+		RETURN QUERY SELECT * FROM mailchimp_sync.poll_bulk_work(_connection);
+		IF FOUND THEN
+			RETURN;
+		END IF;
 	END IF;
+	RETURN QUERY SELECT * FROM mailchimp_sync.poll_work(_b.connection, _b.campaign_id, _b.mailchimp_id, _b.walk, 0, NULL);
 END
 $$;
 
@@ -213,14 +232,30 @@ RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT mailchimp_sync.poll_rests(f.campaign_id, coalesce(_title, _outcome), _detail, _retry_at)
+	SELECT CASE WHEN f.phase <> 'reports' THEN mailchimp_sync.poll_rests(f.campaign_id, coalesce(_title, _outcome), _detail, _retry_at)
+		-- not at all, or not now: the connection rests, and they are asked for together again
+		WHEN _outcome NOT IN ('not_sent', 'refused') AND NOT EXISTS (SELECT FROM mailchimp_sync.connection c
+			WHERE c.connection = f.connection AND c.state = 'throttled') THEN mailchimp_sync.reports_refused(_inflight_id, _retry_at) END
 	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id
 $$;
 
 /* ---- answers ---- */
 
--- it succeeded; somebody may have asked for another one meanwhile
-CREATE FUNCTION mailchimp_sync.poll_succeeded(_campaign_id bigint, _started_at timestamptz) RETURNS void
+-- the poll that is due was due by the spread, and has come in time (poll_tier.sql)
+CREATE FUNCTION mailchimp_sync.is_poll_in_turn(_c mailchimp_sync.campaign) RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(_c.next_poll_at = _c.spread_poll_at
+		AND _c.next_poll_at > mailchimp_sync.clock() - current_setting('mailchimp_sync.poll_spread')::interval, false)
+$$;
+
+/*
+ * It succeeded; somebody may have asked for another one meanwhile. Of many that succeed at once the first fell due
+ * at _first_at: they keep their distances.
+ */
+CREATE FUNCTION mailchimp_sync.poll_succeeded(_campaign_id bigint, _started_at timestamptz, _first_at timestamptz DEFAULT NULL)
+RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -230,15 +265,15 @@ AS $$
 	UPDATE mailchimp_sync.campaign c SET last_polled_at = mailchimp_sync.clock(), poll_failures = 0,
 		next_poll_at = coalesce(n.asked_at, n.spread_at), spread_poll_at = CASE WHEN n.asked_at IS NULL THEN n.spread_at END
 	FROM (SELECT CASE WHEN o.poll_failures = 0 AND o.next_poll_at > _started_at THEN o.next_poll_at END AS asked_at,
-			mailchimp_sync.poll_next_at(_campaign_id, mailchimp_sync.clock(), coalesce(o.next_poll_at = o.spread_poll_at
-				AND o.next_poll_at > mailchimp_sync.clock() - current_setting('mailchimp_sync.poll_spread')::interval, false)) AS spread_at
+			mailchimp_sync.poll_next_at(_campaign_id, mailchimp_sync.clock(), CASE WHEN mailchimp_sync.is_poll_in_turn(o)
+				THEN greatest(o.next_poll_at - _first_at, interval '0') END) AS spread_at
 		FROM mailchimp_sync.campaign o WHERE o.campaign_id = _campaign_id) n
 	WHERE c.campaign_id = _campaign_id;
 $$;
 
 -- the totals: stored, and the pages behind those that moved are to be read
 CREATE FUNCTION mailchimp_sync.report_seen(_campaign_id bigint, _started_at timestamptz, _emails_sent bigint,
-	_unsubscribed bigint, _complaints bigint, _bounces jsonb, _opens jsonb, _clicks jsonb)
+	_unsubscribed bigint, _complaints bigint, _bounces jsonb, _opens jsonb, _clicks jsonb, _first_at timestamptz DEFAULT NULL)
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -264,6 +299,9 @@ BEGIN
 	-- a campaign with which nothing has happened yet has nothing to be read
 	RETURNING coalesce(r.read_figures, mailchimp_sync.poll_figures(0, 0, '{}', '{}', '{}')) INTO _read;
 
+	-- the page that it is, where it is one (poll_alone)
+	DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
+	DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
 	INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset)
 	SELECT _campaign_id, f.key, o.page_offset
 	FROM jsonb_each(_figures) f
@@ -274,7 +312,7 @@ BEGIN
 		INSERT INTO mailchimp_sync.poll (campaign_id, started_at, figures, since)
 		VALUES (_campaign_id, _started_at, _figures, mailchimp_sync.activity_known_until(_read));
 	ELSE
-		PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at);
+		PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at, _first_at);
 	END IF;
 END
 $$;

@@ -55,13 +55,13 @@ AS $$
 		WHERE r.begins_at >= r.current_begins_at) n
 $$;
 
--- of one campaign; in turn: the poll at _at was spread itself
-CREATE FUNCTION mailchimp_sync.poll_next_at(_campaign_id bigint, _at timestamptz DEFAULT NULL, _in_turn boolean DEFAULT false)
+-- of one campaign; _spread: instead of its own, where the poll at _at was spread itself
+CREATE FUNCTION mailchimp_sync.poll_next_at(_campaign_id bigint, _at timestamptz DEFAULT NULL, _spread interval DEFAULT NULL)
 RETURNS timestamptz
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT least(n.tier_at + CASE WHEN _in_turn THEN interval '0' ELSE n.spread END, n.hour_at)
+	SELECT least(n.tier_at + coalesce(_spread, n.spread), n.hour_at)
 	FROM mailchimp_sync.poll_times(ARRAY[_campaign_id], _at, ARRAY(SELECT t FROM mailchimp_sync.tier t)) n
 $$;
 

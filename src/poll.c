@@ -110,6 +110,26 @@ static const struct
 	{"abuse", abuse_answered},		 {"links", links_answered},
 };
 
+/* The totals of many campaigns (poll_bulk.sql); the answer is about no one of them. */
+static void
+reports_answered(const McUnit *unit)
+{
+	const cJSON *rows;
+
+	if (unit->reply->status >= 300)
+	{
+		MC_SQL("SELECT mailchimp_sync.reports_refused($1, NULL)", mc_arg_int8(unit->inflight_id));
+		return;
+	}
+	rows = mc_json_needed_array(unit->reply->json, "reports");
+	MC_SQL("SELECT mailchimp_sync.reports_seen($1, $2, $3, $4, $5, $6, $7, $8, $9)",
+		   mc_arg_int8(unit->inflight_id), mc_arg_time(unit->started_at),
+		   mc_json_column(rows, "id"), mc_json_column(rows, "emails_sent"),
+		   mc_json_column(rows, "unsubscribed"), mc_json_column(rows, "abuse_reports"),
+		   mc_json_column(rows, "bounces"), mc_json_column(rows, "opens"),
+		   mc_json_column(rows, "clicks"));
+}
+
 static Answer
 read_answer(const McUnit *unit)
 {
@@ -130,8 +150,14 @@ static void
 poll_apply(McUnit *unit)
 {
 	const McReply *reply = unit->reply;
-	Answer a = read_answer(unit);
+	Answer a;
 
+	if (strcmp(unit->phase, "reports") == 0)
+	{
+		reports_answered(unit);
+		return;
+	}
+	a = read_answer(unit);
 	if (reply->status >= 300)
 	{
 		MC_SQL("SELECT mailchimp_sync.poll_refused($1, $2, $3, $4, $5, $6)", a.campaign, a.walk,

@@ -68,7 +68,64 @@ SELECT count(*) > 30 AS many, count(*) FILTER (WHERE question ~ '_next') > 10 AS
 SELECT q.question, a.read FROM question q CROSS JOIN LATERAL ask(q.question) AS a(read) WHERE a.read > 10;
 ROLLBACK;
 
-DROP FUNCTION way, campaigns_read, ask;
+-- old ones are asked for together where at least ten of them are due that were sent near to each other (poll_bulk.sql)
+DELETE FROM mailchimp_sync.campaign;
+CREATE FUNCTION due(_from integer, _count integer, _sent_at timestamptz, _apart interval) RETURNS void LANGUAGE sql AS $$
+	INSERT INTO mailchimp_sync.campaign (campaign_id, connection, list_id, name, status, marker, created_at, created_by, mailchimp_id, sent_at,
+		last_polled_at, next_poll_at)
+	SELECT n, 'mc_main', 'l1', 'Campaign ' || n, 'sent', 'm' || n, _sent_at, 'x', 'c' || n, _sent_at + (n - _from) * _apart,
+		mailchimp_sync.clock() - interval '1 day', mailchimp_sync.clock() - interval '1 minute' - n * interval '0.1 seconds'
+	FROM generate_series(_from, _from + _count - 1) n
+$$;
+CREATE FUNCTION asked() RETURNS TABLE (what text, campaigns integer, first bigint, last bigint, path text) LANGUAGE sql AS $$
+	SELECT n.phase, CASE WHEN n.phase = 'reports' THEN cardinality(n.versions) END,
+		coalesce(n.campaign_id, (SELECT min(v) FROM unnest(n.versions) v)), coalesce(n.campaign_id, (SELECT max(v) FROM unnest(n.versions) v)),
+		regexp_replace(n.path, '&fields.*', '')
+	FROM mailchimp_sync.poll_next('mc_main') n
+$$;
+BEGIN;
+SET LOCAL mailchimp_sync.clock_offset = 0;
+SELECT set_config('mailchimp_sync.clock_offset', ('2026-06-01 00:00:00Z' - now())::text, true) IS NOT NULL AS at;
+SELECT due(1, 9, '2026-03-01 10:00:00Z', '1 minute');
+SELECT * FROM asked();						-- nine are not many
+SELECT due(10, 1, '2026-03-01 10:09:00Z', '1 minute');
+SELECT * FROM asked();						-- ten are
+UPDATE mailchimp_sync.campaign SET sent_at = '2026-05-25 00:00:01Z' WHERE campaign_id = 10;
+SELECT * FROM asked();						-- one of them is younger than a week
+UPDATE mailchimp_sync.campaign SET sent_at = '2026-05-25 00:00:00Z' WHERE campaign_id = 10;
+SELECT * FROM asked();						-- or just not
+-- 890 between them that are not due fit the page, 891 do not
+SELECT due(1001, 890, '2026-03-02 00:00:00Z', '1 minute');
+UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() + interval '1 minute' WHERE campaign_id > 1000;
+SELECT * FROM asked();
+SELECT due(2001, 1, '2026-03-05 00:00:00Z', '1 minute');
+UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() + interval '1 minute' WHERE campaign_id > 1000;
+SELECT * FROM asked();
+-- all due: a page of them, then (that one is under way) what is not old, then the rest
+UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() WHERE campaign_id > 1000;
+SELECT * FROM asked();
+INSERT INTO mailchimp_sync.inflight (kind, sent_at, connection, method, path, body, writes, audience_id, campaign_id, phase, source_ids, contact_keys,
+	email_hashes, versions, hashes)
+SELECT 'poll', mailchimp_sync.clock(), n.* FROM mailchimp_sync.poll_next('mc_main') n;
+SELECT * FROM asked();
+SELECT mailchimp_sync.poll_due() IS NULL AS nothing_due;
+UPDATE mailchimp_sync.campaign SET sent_at = '2026-05-26 00:00:00Z' WHERE campaign_id = 10;
+SELECT what, first FROM asked();
+-- the answer shows all but one, and of one that something happened: the others are done, and as far apart as they were
+SET LOCAL mailchimp_sync.poll_spread = '30 s';
+UPDATE mailchimp_sync.campaign SET next_poll_at = mailchimp_sync.clock() - (campaign_id % 10) * interval '1 second';
+UPDATE mailchimp_sync.campaign SET spread_poll_at = next_poll_at WHERE campaign_id % 100 > 0;
+SELECT mailchimp_sync.reports_seen(f.inflight_id, mailchimp_sync.clock(), s.ids, s.numbers, s.zeros, s.zeros, s.objects, s.opens, s.objects)
+FROM mailchimp_sync.inflight f CROSS JOIN LATERAL (SELECT array_agg('c' || v) AS ids, array_agg('7'::text) AS numbers, array_agg('0'::text) AS zeros,
+	array_agg('{}'::text) AS objects, array_agg(CASE v WHEN 1003 THEN '{"opens_total": 1}' ELSE '{}' END) AS opens FROM unnest(f.versions) v WHERE v <> 1002) s;
+SELECT p.campaign_id, array_agg(g.walk) AS pages FROM mailchimp_sync.poll p JOIN mailchimp_sync.poll_page g USING (campaign_id) GROUP BY 1 ORDER BY 1;
+SELECT count(*) AS polled, count(*) FILTER (WHERE campaign_id % 100 > 0) AS in_turn,
+	bool_and(next_poll_at - last_polled_at = interval '24 hours' + (9 - campaign_id % 10) * interval '1 second') FILTER (WHERE campaign_id % 100 > 0 AND campaign_id > 10) AS apart,
+	bool_and(next_poll_at - last_polled_at BETWEEN interval '24 hours' AND interval '24 hours 30 seconds') FILTER (WHERE campaign_id % 100 = 0) AS spread,
+	(SELECT count(*) FROM mailchimp_sync.report WHERE emails_sent = 7) AS reports
+FROM mailchimp_sync.campaign WHERE last_polled_at = mailchimp_sync.clock();
+ROLLBACK;
+DROP FUNCTION way, campaigns_read, ask, due, asked;
 DROP TABLE question;
 SET client_min_messages = warning;
 DROP EXTENSION mailchimp_sync CASCADE;

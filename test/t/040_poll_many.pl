@@ -1,8 +1,9 @@
-# Many campaigns are polled beside one that is being sent, which they do not delay (R49, N10). When each of them is due is in
-# sql/poll_tiers.sql, that it is found by an index in sql/poll_many.sql.
+# Many campaigns are polled beside one that is being sent, which they do not delay (R49), and together when they are old (R53-R55). When
+# each of them is due is in sql/poll_tiers.sql, that it is found by an index, and which go together, in sql/poll_many.sql.
 
 use strict;
 use warnings;
+use JSON::PP;
 use McCrm;
 use McTest;
 use Test::More;
@@ -81,6 +82,82 @@ $sim->release;
 end_run($session);
 wait_sent($next);
 is(scalar(grep { $_->{route} eq 'GET /reports/{campaign_id}' } $crm->journal), $many + 2, 'then the others');
+
+# -----------------------------------------------------------------------------------------------------------------
+# Old ones are asked for together
+# -----------------------------------------------------------------------------------------------------------------
+
+sub after { my ($seconds) = @_; $crm->later($seconds); $crm->run; return join ', ', sort map { "$_->{route} $_->{status}" } grep { $_->{route} =~ /report|campaign/ } $crm->journal }
+sub polled_since { my ($at) = @_; return $crm->rita("SELECT count(*) FROM mc_poll_schedule WHERE last_polled_at > '$at'") }
+sub now { return $crm->rita('SELECT max(last_polled_at) FROM mc_poll_schedule') }
+sub event { my ($id, @events) = @_; $sim->post('/_sim/events', { campaign => $remote{$id}, events => \@events }) }
+
+my $together = 'GET /reports 200';
+my $alone = 'GET /reports/{campaign_id} 200';
+my $activity = 'GET /reports/{campaign_id}/email-activity 200';
+my $before = now();
+is(after(8 * 86400), $together, 'after a week one request tells that nothing happened with any of them');
+is(polled_since($before), $many + 2, 'each of them is polled by that');
+is($crm->rita("SELECT min(next_poll_at - last_polled_at), max(next_poll_at - last_polled_at) FROM mc_poll_schedule"), '06:00:00|06:00:00', 'R53: and is polled next when its tier says');
+is(after(6 * 3600 - 60), '', 'not before');
+event($old[0], { email => 'c1@crm.test', action => 'open' });
+event($old[1], { email => 'c2@crm.test', action => 'unsubscribe', reason => 'enough' });
+is(after(120), "$together, $activity, GET /reports/{campaign_id}/unsubscribed 200", 'only those that moved go on to their pages');
+is($crm->rita("SELECT string_agg(status, ' ' ORDER BY campaign_id) FROM mc_campaign_recipient WHERE campaign_id IN ($old[0], $old[1], $old[2])"),
+	'opened unsubscribed sent', 'which are stored');
+
+# What the page does not show: one that was deleted, one that is not sent; and one that is young
+my $prepared = draft('Prepared', 18);
+my $young = draft('Young', 17);
+$crm->max("SELECT mc_prepare_campaign($prepared), mc_send_campaign($young)");
+$crm->run;
+$sim->post('/_sim/act', { campaign => $remote{ $old[2] }, action => 'delete' });
+$crm->journal;
+is(after(6 * 3600), join(', ', 'GET /campaigns/{campaign_id} 200', 'GET /campaigns/{campaign_id} 404', $together, $alone, 'GET /reports/{campaign_id} 404'),
+	'what the page cannot tell is asked for by itself');
+is($crm->rita("SELECT status, next_poll_at IS NULL FROM mc_campaign WHERE campaign_id = $old[2]"), 'deleted|t', 'gone there');
+is($crm->rita("SELECT status FROM mc_campaign WHERE campaign_id = $prepared"), 'prepared', 'still to be sent');
+
+# No page: each by itself, later
+my $left = $many + 1;		# old ones
+for my $fault ({ type => 'status', status => 400, json => JSON::PP::true }, 'html_502', 'garbage', 'reset_after')
+{
+	my $name = ref $fault ? $fault->{status} : $fault;
+	$before = now();
+	$sim->fault(path => '^/reports$', times => -1, fault => $fault);
+	$crm->later(86400);
+	$crm->run;
+	# what is in doubt rests, as does the connection
+	for (1 .. 5) { last if polled_since($before) == $left + 2; $crm->later(200); $crm->run }
+	is(polled_since($before), $left + 2, "$name: all are polled all the same");
+	my @asked = $crm->journal;
+	is(scalar(grep { $_->{route} eq 'GET /reports' } @asked), 1, 'one try to do it together');
+	is(asked(grep { $remote{ $old[3] } eq substr $_->{path}, 9 } @asked), $remote{ $old[3] }, 'then each alone, once');
+	$sim->delete('/_sim/faults');
+}
+is($crm->rita('SELECT count(*) FROM mc_failure'), 0, 'no failure is left');
+
+# Too much at the moment: together again
+$before = now();
+$sim->fault(path => '^/reports$', fault => 'bare_429');
+$crm->later(86400);
+$crm->run;
+for (1 .. 5) { last if polled_since($before) == $left + 2; $crm->later(200); $crm->run }
+is(join(', ', map { $_->{status} } grep { $_->{route} eq 'GET /reports' } $crm->journal), '429, 200', 'throttled: together again, later');
+is(polled_since($before), $left + 2, 'and all are polled');
+
+# A crash forgets the request, which is made anew
+$before = now();
+$sim->hold(path => '^/reports$', when => 'after');
+$crm->later(86400);
+$session = begin_run();
+$sim->wait_held;
+$node->kill_backend($node->query("SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL mc_run%'"));
+eval { $session->quit };
+$sim->release;
+$crm->run;
+is(scalar(grep { $_->{route} eq 'GET /reports' } $crm->journal), 2, 'after a crash they are asked for together once more');
+is(polled_since($before), $left + 2, 'and all are polled');
 
 $node->stop;
 done_testing();
