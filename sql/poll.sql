@@ -365,11 +365,10 @@ AS $$
 			AND coalesce(c.sent_at >= mailchimp_sync.activity_kept_since(), true) THEN 'activity' END,
 		CASE WHEN n.unsubscribed < (_figures ->> 'unsubscribed')::bigint THEN 'unsubscribed' END,
 		CASE WHEN n.complained < (_figures ->> 'abuse')::bigint THEN 'abuse' END], NULL)
-	FROM (SELECT count(*) FILTER (WHERE a.type = 'opened') AS opened, count(*) FILTER (WHERE a.type = 'clicked') AS clicked,
-			count(*) FILTER (WHERE a.type = 'bounced') AS bounced,
-			count(*) FILTER (WHERE a.type = 'unsubscribed' AND a.sub_key = '') AS unsubscribed,
-			count(*) FILTER (WHERE a.type = 'unsubscribed' AND a.sub_key <> '') AS complained
-		FROM mailchimp_sync.activity a WHERE a.campaign_id = _campaign_id) n
+	-- one row, of zeros where there is nothing
+	FROM (SELECT coalesce(max(a.opened), 0) AS opened, coalesce(max(a.clicked), 0) AS clicked, coalesce(max(a.bounced), 0) AS bounced,
+			coalesce(max(a.unsubscribed), 0) AS unsubscribed, coalesce(max(a.complained), 0) AS complained
+		FROM mailchimp_sync.activity_count a WHERE a.campaign_id = _campaign_id) n
 	JOIN mailchimp_sync.campaign c ON c.campaign_id = _campaign_id
 $$;
 

@@ -93,8 +93,8 @@ SELECT c.campaign_id, c.name, c.status, c.recipients, c.skipped, coalesce(r.emai
 FROM @extschema@.mc_campaign c
 LEFT JOIN mailchimp_sync.report r USING (campaign_id)
 LEFT JOIN mailchimp_sync.report_rate t USING (campaign_id)
-LEFT JOIN LATERAL (SELECT count(*) FILTER (WHERE a.type = 'opened') AS opened, count(*) FILTER (WHERE a.type = 'clicked') AS clicked
-	FROM mailchimp_sync.activity a WHERE a.campaign_id = c.campaign_id) n ON true
+LEFT JOIN LATERAL (SELECT coalesce(max(a.opened), 0) AS opened, coalesce(max(a.clicked), 0) AS clicked
+	FROM mailchimp_sync.activity_count a WHERE a.campaign_id = c.campaign_id) n ON true
 WHERE c.status IN ('sending', 'sent') OR r.campaign_id IS NOT NULL;
 COMMENT ON VIEW @extschema@.mc_report IS
 	'the figures of each campaign as Mailchimp reports them; null until they were fetched for the first time';

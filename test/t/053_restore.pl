@@ -23,6 +23,8 @@ $node->role('rita', level => 'reader', db => 'one');
 $one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_campaign('News', 'people'); SELECT mc_target_audience(1);
 	SELECT mc_remove_recipients(1, 'person', '{2}')");
 $one->wait_until("SELECT count(*) = 1 FROM mc_contact_state WHERE state = 'opted_out'");
+$one->super("INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, recorded_at)
+	SELECT 1, 'somebody', 'opened', now(), '', o, now() FROM generate_series(1, 3) o");
 
 # Triggers that replication fires, on a partitioned table too
 $one->ann("CREATE TABLE crm.visit (person_id integer, day date) PARTITION BY RANGE (day);
@@ -40,7 +42,7 @@ $node->command_ok([ 'pg_dump', '-Fc', '-f', $node->basedir . '/one.dump', '-d', 
 $node->command_ok([ 'pg_dump', '-Fp', '-f', $node->basedir . '/one.sql', '-d', $node->connstr('one') ], 'pg_dump, plain');
 is($one->super('SELECT count(*) FROM mailchimp_sync.inflight'), 1, 'a request is out');
 
-# What a database has: its tables that a dump takes along, and where their sequences stand.
+# What a database has: its tables that a dump takes along, what is counted anew, and where their sequences stand.
 sub contents
 {
 	my ($people) = @_;
@@ -48,7 +50,7 @@ sub contents
 			FROM %s t', c.oid::regclass, c.oid::regclass), ' UNION ALL ' ORDER BY c.oid::regclass::text)
 		FROM pg_extension e CROSS JOIN unnest(e.extconfig) x JOIN pg_class c ON c.oid = x
 		WHERE e.extname = 'mailchimp_sync' AND c.relkind = 'r'");
-	return $people->super("$tables ORDER BY 1");
+	return $people->super("$tables ORDER BY 1; SELECT 'counted', c.* FROM mailchimp_sync.activity_count c");
 }
 
 sub sequences
@@ -68,6 +70,7 @@ like($contents, qr/^mailchimp_sync\.contact\|3\|/m, 'there is something to compa
 like($contents, qr/^mailchimp_sync\.opt_out\|1\|/m, 'also of the opt-out group');
 like($contents, qr/^mailchimp_sync\.campaign\|1\|/m, 'and a campaign');
 like($contents, qr/^mailchimp_sync\.tag\|1\|/m, 'and a tag');
+like($contents, qr/^counted\|1\|3\|0\|0\|0\|0$/m, 'and activities, which are counted');
 like($contents, qr/^mailchimp_sync\.recipient_exclusion\|1\|.*^mailchimp_sync\.target\|1\|/ms, 'and what the campaign aims at, and at whom not');
 
 # Identity columns whose sequences a dump does not take along would give the same number twice.
