@@ -5,18 +5,25 @@
  * shown, and how many there are.
  */
 
--- the campaigns that the caller may see, a page's part of them; sent: those that were, else those that were not and still may be
-CREATE FUNCTION mailchimp_sync.reports_newest(_sent boolean, _limit integer) RETURNS TABLE (campaign_id bigint, total bigint, number bigint)
+-- the campaigns that the caller may see: sent, or waiting (null: neither, and over)
+CREATE FUNCTION mailchimp_sync.reports_seen(OUT campaign_id bigint, OUT sent_at timestamptz, OUT is_sent boolean) RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT k.campaign_id, count(*) OVER () AS total,
-		row_number() OVER (ORDER BY k.sent_at DESC NULLS FIRST, k.campaign_id DESC) AS number
+	SELECT k.campaign_id, k.sent_at, CASE WHEN k.sent_at IS NOT NULL OR k.status IN ('sending', 'sent') THEN true
+		WHEN k.status NOT IN ('canceled', 'deleted') THEN false END
 	FROM mailchimp_sync.campaign k
-	JOIN mailchimp_sync.connection_of_caller() p USING (connection)
-	WHERE CASE WHEN _sent THEN k.status IN ('sending', 'sent') OR k.sent_at IS NOT NULL
-		ELSE k.status NOT IN ('sending', 'sent', 'canceled', 'deleted') AND k.sent_at IS NULL END
-	ORDER BY number LIMIT _limit
+	WHERE k.connection IN (SELECT p.connection FROM mailchimp_sync.connection_of_caller() p)
+$$;
+
+-- the newest of them, and how many there are
+CREATE FUNCTION mailchimp_sync.reports_newest(_sent boolean, _limit integer) RETURNS TABLE (campaign_id bigint, total bigint, number bigint)
+LANGUAGE sql STABLE ROWS 75
+SET search_path = pg_catalog, pg_temp
+AS $$
+	WITH seen AS MATERIALIZED (SELECT s.campaign_id, s.sent_at FROM mailchimp_sync.reports_seen() s WHERE s.is_sent = _sent)
+	SELECT n.campaign_id, (SELECT count(*) FROM seen), row_number() OVER (ORDER BY n.sent_at DESC NULLS FIRST, n.campaign_id DESC)
+	FROM (SELECT s.* FROM seen s ORDER BY s.sent_at DESC NULLS FIRST, s.campaign_id DESC LIMIT _limit) n
 $$;
 
 CREATE FUNCTION mailchimp_sync.reports_waiting() RETURNS text
@@ -31,7 +38,7 @@ AS $$
 					WHEN c.status = 'failed' THEN format('<small>%s</small>', mailchimp_sync.html_text(c.last_error, 200)) END)) ORDER BY n.number), 'waiting')
 		|| mailchimp_sync.html_rest(count(*), min(n.total), 'mc_campaign')
 	FROM mailchimp_sync.reports_newest(false, 20) n
-	JOIN @extschema@.mc_campaign c USING (campaign_id)
+	CROSS JOIN LATERAL (SELECT o.* FROM @extschema@.mc_campaign o WHERE o.campaign_id = n.campaign_id OFFSET 0) c
 	HAVING count(*) > 0
 $$;
 
@@ -51,7 +58,7 @@ AS $$
 	FROM mailchimp_sync.reports_newest(true, 24) n
 	JOIN mailchimp_sync.campaign c USING (campaign_id)
 	CROSS JOIN LATERAL (SELECT o.name, o.open_rate, o.click_rate, o.human_open_rate FROM @extschema@.mc_report o
-		WHERE o.campaign_id = n.campaign_id) r
+		WHERE o.campaign_id = n.campaign_id OFFSET 0) r
 	HAVING count(r.open_rate) > 1
 $$;
 
@@ -73,7 +80,7 @@ AS $$
 	FROM mailchimp_sync.reports_newest(true, 75) n
 	JOIN mailchimp_sync.campaign c USING (campaign_id)
 	CROSS JOIN LATERAL (SELECT o.name, o.emails_sent, o.open_rate, o.click_rate, o.hard_bounces, o.soft_bounces, o.unsubscribed, o.report_url
-		FROM @extschema@.mc_report o WHERE o.campaign_id = n.campaign_id) r
+		FROM @extschema@.mc_report o WHERE o.campaign_id = n.campaign_id OFFSET 0) r
 	HAVING count(*) > 0
 $$;
 
@@ -92,6 +99,5 @@ AS $$
 		mailchimp_sync.html_section('rates', 'Opened and clicked', mailchimp_sync.reports_chart()),
 		coalesce(mailchimp_sync.html_section('sent', 'Sent', mailchimp_sync.reports_sent()), E'<p class="note">No campaign was sent yet.</p>\n'),
 		E'</main>\n<footer><p>Rates are persons in percent of the delivered mails. ', mailchimp_sync.html_zone(), E'</p></footer>\n'))
-	FROM (SELECT coalesce((SELECT w.total FROM mailchimp_sync.reports_newest(true, 1) w), 0) AS sent,
-		coalesce((SELECT w.total FROM mailchimp_sync.reports_newest(false, 1) w), 0) AS waiting) n
+	FROM (SELECT count(*) FILTER (WHERE s.is_sent) AS sent, count(*) FILTER (WHERE NOT s.is_sent) AS waiting FROM mailchimp_sync.reports_seen() s) n
 $$;
