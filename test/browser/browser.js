@@ -9,6 +9,9 @@ import { chromium } from 'playwright-core';
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
 const origin = 'http://reports.example';
 
+// How long anything may take, in milliseconds, on a busy machine.
+const patience = 120_000;
+
 // What statements return, as a role, in the cluster that test/run has started.
 export function query(sql, { as = 'ron', settings = '' } = {}) {
   return execFileSync('psql', ['-XqAt', '-v', 'ON_ERROR_STOP=1', '-U', as, '-d', 'postgres'], {
@@ -20,6 +23,7 @@ export function query(sql, { as = 'ron', settings = '' } = {}) {
 export function start() {
   return chromium.launch({
     executablePath: process.env.CHROMIUM,
+    timeout: patience,
     args: ['--no-sandbox', '--disable-gpu', '--disable-dev-shm-usage', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync'],
   });
@@ -35,6 +39,7 @@ export const sizes = {
 // Opens pages in one context and size after size; done says what they did beside being shown.
 export async function openTab(browser, options = {}) {
   const context = await browser.newContext({ locale: 'en-GB', timezoneId: 'UTC', ...options });
+  context.setDefaultTimeout(patience);
   const page = await context.newPage();
   const noted = [];
   let html = '';

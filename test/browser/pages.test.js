@@ -56,16 +56,19 @@ function squeezed() {
     && cell.getBoundingClientRect().width < 100).map((cell) => `${Math.round(cell.getBoundingClientRect().width)} wide: ${cell.textContent}`).slice(0, 5);
 }
 
-// Bars and columns whose colour stands out less than 3:1 against the page (WCAG 1.4.11); axe-core looks at text only.
+// Bars and columns whose colour stands out less than 3:1 against what is behind them (WCAG 1.4.11); axe-core looks at text only.
 function faint() {
-  const channels = (colour) => colour.match(/[\d.]+/g).slice(0, 3).map(Number);
+  const channels = (colour, n = 3) => colour.match(/[\d.]+/g).slice(0, n).map(Number);
   const light = (colour) => channels(colour).map((c) => c / 255).map((c) => (c <= 0.04045 ? c / 12.92 : ((c + 0.055) / 1.055) ** 2.4))
     .reduce((sum, c, i) => sum + c * [0.2126, 0.7152, 0.0722][i], 0);
-  const paper = light(getComputedStyle(document.body).backgroundColor);
-  const ratio = (colour) => (Math.max(light(colour), paper) + 0.05) / (Math.min(light(colour), paper) + 0.05);
-  const shapes = [...document.querySelectorAll('svg rect:not(.track)')];
-  return [...new Set(shapes.map((shape) => `${shape.getAttribute('class')} ${getComputedStyle(shape).fill}`))]
-    .filter((shape) => ratio(shape.slice(shape.indexOf(' '))) < 3);
+  const behind = (element) => {
+    const colour = getComputedStyle(element).backgroundColor;
+    return channels(colour, 4)[3] === 0 && element.parentElement ? behind(element.parentElement) : colour;
+  };
+  const ratio = (one, other) => (Math.max(light(one), light(other)) + 0.05) / (Math.min(light(one), light(other)) + 0.05);
+  const shapes = [...document.querySelectorAll('svg rect:not(.track)')].filter((shape) => shape.checkVisibility());
+  return [...new Set(shapes.filter((shape) => ratio(getComputedStyle(shape).fill, behind(shape)) < 3)
+    .map((shape) => `${shape.getAttribute('class')} ${getComputedStyle(shape).fill} on ${behind(shape)}`))];
 }
 
 for (const [kind, { html, title }] of Object.entries(kinds)) {
