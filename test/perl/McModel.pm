@@ -9,6 +9,7 @@ package McModel;
 
 use strict;
 use warnings;
+use Cpanel::JSON::XS ();
 use JSON::PP;
 use McModel::Draw;
 use McModel::Session;
@@ -17,7 +18,7 @@ use McTest;
 use PostgreSQL::Test::Utils qw(slurp_file);
 use Time::HiRes ();
 
-my $json = JSON::PP->new->utf8->canonical;
+my $json = Cpanel::JSON::XS->new->utf8->canonical;
 my @audiences = (
 	[ 'people', 'main', 'Customers', 'candidate', 'active', 'archive', 'opt_out' ],
 	[ 'clients', 'second', 'Clients', 'client', q{kind = 'customer'}, 'unsubscribe', 'inactive' ],

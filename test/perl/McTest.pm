@@ -66,13 +66,14 @@ package McTest::Simulator;
 
 use strict;
 use warnings;
+use Cpanel::JSON::XS ();		# journals are large
 use HTTP::Tiny;
-use JSON::PP;
+use JSON::PP ();
 use POSIX ();
 use PostgreSQL::Test::Utils;
 
 my $count = 0;
-my $json = JSON::PP->new->utf8->canonical->allow_nonref;
+my $json = Cpanel::JSON::XS->new->utf8->canonical->allow_nonref;
 
 # Arguments are passed on to main.js. The simulator ends when its standard input closes, thus also when the test is
 # killed; perl keeps that pipe from all other programs that the test starts.
@@ -177,6 +178,9 @@ use warnings;
 use parent 'PostgreSQL::Test::Cluster';
 use PostgreSQL::Test::Cluster;
 use PostgreSQL::Test::Utils qw(slurp_file);
+use McClient;
+
+my $nodes = 0;
 
 # A started node with test/postgresql.conf. conf => text is added to that; extension => 0 leaves the extension out.
 # Called for a node that is there already, it starts that, as in the parent class.
@@ -187,12 +191,31 @@ sub start
 
 	my ($name, %options) = @arguments;
 	my $node = $self->new($name);
-	$node->init(%{ $options{init} // {} });
+	my $made = $node->_init($options{extension} // 1, %{ $options{init} // {} });
 	$node->append_conf('postgresql.conf', slurp_file("$McTest::root/test/postgresql.conf"));
 	$node->append_conf('postgresql.conf', $options{conf}) if defined $options{conf};
 	$node->SUPER::start;
-	$node->query('CREATE EXTENSION mailchimp_sync') if $options{extension} // 1;
+	$node->query('CREATE EXTENSION mailchimp_sync') if ($options{extension} // 1) && !$made;
 	return $node;
+}
+
+# The cluster of a test's first node is a copy of one of test/run's, which has the extension already (true) or not. Another would
+# be the same cluster to us, which is what tests of several are about.
+sub _init
+{
+	my ($self, $extension, %init) = @_;
+	my $template = "$ENV{MC_TEMPLATE}/" . ($extension ? 'extension' : 'plain');
+	my $run = \&PostgreSQL::Test::Utils::system_or_bail;
+	my $copied;
+
+	no warnings 'redefine';
+	local *PostgreSQL::Test::Utils::system_or_bail = sub {
+		return $run->(@_) if $_[0] ne 'initdb' || $init{extra} || $nodes++;
+		$copied = 1;
+		return $run->('cp', '-a', $template, $self->data_dir);
+	};
+	$self->init(%init);
+	return $copied && $extension;
 }
 
 # A role that may log in, with a level (reader, marketer, admin) where one is given.
@@ -206,10 +229,17 @@ sub role
 
 sub _psql_options { my (%options) = @_; return $options{as} ? [ '-U', $options{as} ] : [] }
 
+sub _where
+{
+	my ($self, %options) = @_;
+	return ($self->host . '/.s.PGSQL.' . $self->port, $options{db} // 'postgres', $options{as} // scalar getpwuid($>));
+}
+
 # Runs SQL as a role in a database, dies on an error, returns what it printed.
 sub query
 {
 	my ($self, $sql, %options) = @_;
+	return McClient::run($self->_where(%options), $sql) if McClient::can_run($sql);
 	return $self->safe_psql($options{db} // 'postgres', $sql, extra_params => _psql_options(%options));
 }
 
@@ -237,7 +267,13 @@ sub clock_ahead
 sub wait_until
 {
 	my ($self, $sql, %options) = @_;
-	McTest::poll($sql, sub { $self->query($sql, %options) eq 't' });
+	my $session;
+
+	McTest::poll($sql, sub {
+		# one session for all looks, for a new one has everything to learn again; another if that has ended
+		my $answer = $session && eval { McClient::ask($session, $sql) };
+		return ($answer // McClient::ask($session = McClient::connect_to($self->_where(%options)), $sql)) eq 't';
+	});
 }
 
 # The same while the server recovers from a crash and lets nobody in; psql may be gone before it was told what to ask.

@@ -177,7 +177,7 @@ for my $how ('pg_cancel_backend', 'statement_timeout')
 	$crm->ann("UPDATE crm.candidate SET first_name = '$how' WHERE id = 1");
 	$sim->hold(method => 'POST', path => '^/lists/[^/]+$', when => 'before');
 	my $run = $node->session(as => 'max');
-	$run->query("SET statement_timeout = '1s'") if $how eq 'statement_timeout';
+	$run->query("SET statement_timeout = '3s'") if $how eq 'statement_timeout';
 	McTest::begin($run, 'CALL mc_run();');
 	$sim->wait_held;
 	$node->query("SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE usename = 'max' AND query ~ 'mc_run' AND state = 'active'")
