@@ -7,9 +7,12 @@
 -- everything that changes a status asks here; people's verbs first, the engine's after them
 CREATE FUNCTION mailchimp_sync.campaign_transitions(OUT verb text, OUT from_status text, OUT to_status text)
 RETURNS SETOF record
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	VALUES
 		-- people
 		('alter', 'draft', 'draft'),
@@ -98,7 +101,8 @@ AS $$
 		('vanish', 'prepared', 'deleted'),
 		('vanish', 'scheduled', 'deleted'),
 		('vanish', 'failed', 'deleted'),
-		('vanish', 'sent', 'deleted')
+		('vanish', 'sent', 'deleted');
+END
 $$;
 
 -- null: not in that state

@@ -75,10 +75,12 @@ WHERE g.stopped_at IS NOT NULL
 
 -- the most that are done within 24 hours without anybody's approval
 CREATE FUNCTION mailchimp_sync.guard_limit(_base bigint) RETURNS bigint
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT greatest(50, coalesce(_base, 0) / 5)
+BEGIN
+	RETURN greatest(50, coalesce(_base, 0) / 5);
+END
 $$;
 
 -- minutes that have begun count in full

@@ -136,10 +136,12 @@ $$;
 
 -- is what was read of the members of an audience new enough to act upon?
 CREATE FUNCTION mailchimp_sync.is_read(_audience mailchimp_sync.audience) RETURNS boolean
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT coalesce(_audience.read_at > mailchimp_sync.clock() - interval '1 minute', false)
+BEGIN
+	RETURN coalesce(_audience.read_at > mailchimp_sync.clock() - interval '1 minute', false);
+END
 $$;
 
 /*

@@ -266,9 +266,10 @@ $$;
  * without a contact comes last.
  */
 CREATE FUNCTION mailchimp_sync.decide_duplicates(_c mailchimp_sync.campaign, _hashes text[]) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	WITH ranked AS (
 		SELECT r.*, row_number() OVER (PARTITION BY r.email_hash
 			ORDER BY mailchimp_sync.precedence(CASE WHEN r.source_id = 0 THEN 2147483647 ELSE coalesce(x.position, 0) END,
@@ -291,7 +292,8 @@ AS $$
 	WHERE (k.skip_reason IS NOT DISTINCT FROM 'duplicate') <> k.is_later
 	ON CONFLICT (campaign_id, source_id, contact_key) DO UPDATE SET status = excluded.status,
 		skip_reason = excluded.skip_reason, detail = excluded.detail
-	WHERE r.status = 'pending' OR r.skip_reason = 'duplicate'
+	WHERE r.status = 'pending' OR r.skip_reason = 'duplicate';
+END
 $$;
 
 /* ---- for people ---- */

@@ -202,10 +202,13 @@ CREATE FUNCTION mailchimp_sync.recipient_obstacles(_c mailchimp_sync.campaign, _
 	OUT source_id integer, OUT contact_key text, OUT skip_reason text, OUT detail text, OUT email text,
 	OUT email_hash text, OUT waits boolean, OUT differs boolean)
 RETURNS SETOF record
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET enable_nestloop = on
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	SELECT r.source_id, r.contact_key, v.skip_reason,
 		CASE WHEN v.skip_reason = 'not_member' AND c.state IS NULL THEN 'is not a member of the audience'
 			WHEN v.skip_reason = 'not_member' AND r.resolution IS NOT NULL AND g.kind IS NOT NULL THEN 'is held by the mass-change guard'
@@ -242,7 +245,8 @@ AS $$
 		WHEN m.status = 'pending' THEN 'unsubscribed'
 		ELSE mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
 	END AS skip_reason OFFSET 0) v
-	WHERE r.status = 'pending'
+	WHERE r.status = 'pending';
+END
 $$;
 
 -- recipients that cannot be mailed are skipped; returns how many are waited for
@@ -353,16 +357,18 @@ $$;
 
 -- whoever is in the group now is not pending; for a large campaign it takes seconds
 CREATE FUNCTION mailchimp_sync.skip_opted_out(_c mailchimp_sync.campaign) RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	UPDATE mailchimp_sync.recipient r SET status = 'skipped', skip_reason = 'opted_out', detail = NULL
 	WHERE r.campaign_id = _c.campaign_id AND r.status = 'pending'
 		AND (EXISTS (SELECT FROM mailchimp_sync.opt_out o
 				WHERE o.source_id = r.source_id AND o.contact_key = r.contact_key)
 			OR EXISTS (SELECT FROM mailchimp_sync.opt_out o WHERE o.email_hash = r.email_hash)
 			OR r.segment_email IS DISTINCT FROM r.email AND EXISTS (SELECT FROM mailchimp_sync.opt_out o
-				WHERE o.email_hash = mailchimp_sync.email_hash(r.segment_email)))
+				WHERE o.email_hash = mailchimp_sync.email_hash(r.segment_email)));
+END
 $$;
 
 -- the pending recipients that rows of the group mean: by contact, by address, and by the one that is in the segment instead

@@ -85,9 +85,11 @@ COMMENT ON VIEW @extschema@.mc_progress IS
 
 -- what mc_run says
 CREATE FUNCTION mailchimp_sync.progress_lines() RETURNS SETOF text
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT concat_ws(', ', format('audience "%s": %s of %s contacts are at Mailchimp', a.audience, s.done, s.done + s.pending),
 		CASE WHEN s.comparing THEN 'comparing' END,
 		CASE WHEN s.refused > 0 THEN format('%s refused', s.refused) END,
@@ -107,7 +109,8 @@ AS $$
 	FROM @extschema@.mc_progress p
 	JOIN mailchimp_sync.campaign c USING (campaign_id)
 	WHERE p.campaign_id IS NOT NULL
-	ORDER BY 1
+	ORDER BY 1;
+END
 $$;
 
 /* ---- status ---- */

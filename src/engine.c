@@ -83,6 +83,7 @@ struct McEngine
 	TimestampTz step_rests[lengthof(steps)];
 	List *rests;	 /* of Rest */
 	List *unapplied; /* of McUnit: their replies are to be applied again */
+	bool untold;	 /* something was done since it was looked whether there is a notice */
 	char *notice;	 /* the last one shown */
 	TimestampTz next_notice;
 	TimestampTz next_tidy;
@@ -263,29 +264,34 @@ is_resting(McEngine *engine, const McKind *kind, const char *connection)
 	return result;
 }
 
-/* Claims and starts one unit; false: nothing is due there, or no slot is free. */
+/*
+ * Claims and starts one unit of kind i or one that is less urgent; false: nothing is due there, or
+ * no slot is free. i is the unit's then: what is more urgent was asked just now.
+ */
 static bool
-start_unit(McEngine *engine, const McConnection *connection)
+start_unit(McEngine *engine, const McConnection *connection, size_t *i)
 {
 	McUnit *unit = NULL;
 
 	begin(engine);
-	for (size_t i = 0; i < lengthof(kinds) && unit == NULL; i++)
+	for (; *i < lengthof(kinds); (*i)++)
 	{
+		const McKind *kind = kinds[*i];
 		int slot;
 		McClaim result;
 
-		if (is_resting(engine, kinds[i], connection->name))
+		if (is_resting(engine, kind, connection->name))
 			continue;
-		slot = mc_slot_take(connection->slot_user, connection->max_connections, kinds[i]->spare);
+		slot = mc_slot_take(connection->slot_user, connection->max_connections, kind->spare);
 		if (slot == MC_NO_SLOT)
 			continue;
-		unit = mc_unit_claim(kinds[i], connection, slot, engine->context, &result);
+		unit = mc_unit_claim(kind, connection, slot, engine->context, &result);
 		if (result != MC_CLAIMED)
-			rest(engine, kinds[i], connection->name,
+			rest(engine, kind, connection->name,
 				 result == MC_CLAIM_BLOCKED ? BLOCKED_MS : FALLBACK_MS);
-		if (unit == NULL)
-			mc_slot_release(slot);
+		if (unit != NULL)
+			break;
+		mc_slot_release(slot);
 	}
 	commit(engine);
 	if (unit != NULL)
@@ -308,7 +314,9 @@ start_units(McEngine *engine)
 	commit(engine);
 	foreach(cell, connections)
 	{
-		while (start_unit(engine, lfirst(cell)))
+		size_t kind = 0;
+
+		while (start_unit(engine, lfirst(cell), &kind))
 			worked = true;
 	}
 	MemoryContextDelete(context);
@@ -329,6 +337,7 @@ finish_unit(McEngine *engine, McUnit *unit)
 	commit(engine);
 	if (!applied)
 		return false;
+	engine->untold = true;
 	if (unit->ghost_until != 0)
 		mc_slot_haunt(unit->slot, unit->ghost_until);
 	else
@@ -419,8 +428,9 @@ show_progress(McEngine *engine, bool last)
 	TimestampTz now = mc_clock_now();
 	long cost_ms;
 
-	if (!last && now < engine->next_notice)
+	if (last ? !engine->untold : now < engine->next_notice)
 		return;
+	engine->untold = false;
 	begin(engine);
 	MC_SQL0("SELECT string_agg(line, E'\\n') FROM mailchimp_sync.progress_lines() AS line");
 	notice = mc_result_text(0, 1);
@@ -506,6 +516,7 @@ static bool
 turn(McEngine *engine)
 {
 	bool worked;
+	bool started;
 	long wait;
 
 	if (!engine->once && ConfigReloadPending)
@@ -514,17 +525,18 @@ turn(McEngine *engine)
 		ProcessConfigFile(PGC_SIGHUP);
 	}
 	worked = work_steps(engine);
-	worked |= start_units(engine);
+	started = start_units(engine);
 	tidy(engine);
 	if (engine->once)
 		show_progress(engine, false);
-	if (worked)
+	engine->untold |= worked || started;
+	/* what can start has started, and to ask when there is more takes less than to ask for all of it again */
+	wait = worked ? 0 : due_ms(engine);
+	if (worked || (started && wait == 0))
 	{
 		finish_units(engine, 0);
 		return true;
 	}
-
-	wait = due_ms(engine);
 	if (engine->once && mc_http_running(engine->http) == 0 && engine->unapplied == NIL &&
 		(wait < 0 || wait > SOON_MS || (wait == 0 && is_resting(engine, NULL, NULL))))
 		return false;
@@ -580,6 +592,7 @@ mc_engine_watch(McEngine *engine)
 	long wait = due_ms(engine);
 	bool busy;
 
+	engine->untold = true; /* by the other one */
 	show_progress(engine, false);
 	begin(engine);
 	MC_SQL0("SELECT EXISTS (SELECT FROM mailchimp_sync.inflight WHERE doubt_at IS NULL)");
@@ -587,6 +600,7 @@ mc_engine_watch(McEngine *engine)
 	commit(engine);
 	if (busy || (wait >= 0 && wait <= SOON_MS))
 		return true;
+	engine->untold = true;
 	show_progress(engine, true);
 	return false;
 }
