@@ -268,6 +268,7 @@ AS $$
 	FROM mailchimp_sync.carried(_inflight_id) s
 	JOIN unnest(_hashes, _statuses) AS u(hash, status) ON u.hash = s.email_hash AND u.status = 'unsubscribed'
 	JOIN mailchimp_sync.member m ON m.audience_id = s.audience_id AND m.email_hash = s.email_hash
+	WHERE 'unsubscribed' = ANY (_statuses)		-- else nobody is looked up
 	GROUP BY m.audience_id;
 
 	WITH shown AS (

@@ -240,10 +240,11 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	_since	timestamptz := mailchimp_sync.signals_kept_since();
 	_count	bigint;
 BEGIN
 	PERFORM mailchimp_sync.signal_auth_failed();
-	DELETE FROM mailchimp_sync.signal s WHERE s.at < mailchimp_sync.signals_kept_since();
+	DELETE FROM mailchimp_sync.signal s WHERE s.at < _since;
 	GET DIAGNOSTICS _count = ROW_COUNT;
 	RETURN _count;
 END

@@ -21,7 +21,8 @@ $one->sync;
 $one->wait_in_step;
 $node->role('rita', level => 'reader', db => 'one');
 $one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_campaign('News', 'people'); SELECT mc_target_audience(1);
-	SELECT mc_remove_recipients(1, 'person', '{2}')");
+	SELECT mc_remove_recipients(1, 'person', '{2}'); SELECT mc_set_signal('unsubscribed', false, 'crm')");
+$one->super("SELECT mailchimp_sync.signal_campaign('campaign_prepared', 1)");
 $one->wait_until("SELECT count(*) = 1 FROM mc_contact_state WHERE state = 'opted_out'");
 $one->super("INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, recorded_at)
 	SELECT 1, 'somebody', 'opened', now(), '', o, now() FROM generate_series(1, 3) o");
@@ -71,6 +72,7 @@ like($contents, qr/^mailchimp_sync\.opt_out\|1\|/m, 'also of the opt-out group')
 like($contents, qr/^mailchimp_sync\.campaign\|1\|/m, 'and a campaign');
 like($contents, qr/^mailchimp_sync\.tag\|1\|/m, 'and a tag');
 like($contents, qr/^counted\|1\|3\|0\|0\|0\|0$/m, 'and activities, which are counted');
+like($contents, qr/^mailchimp_sync\.signal\|1\|.*^mailchimp_sync\.signal_switch\|1\|/ms, 'N11: and signals, and who wants which');
 like($contents, qr/^mailchimp_sync\.recipient_exclusion\|1\|.*^mailchimp_sync\.target\|1\|/ms, 'and what the campaign aims at, and at whom not');
 
 # Identity columns whose sequences a dump does not take along would give the same number twice.
