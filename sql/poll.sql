@@ -256,9 +256,10 @@ $$;
  */
 CREATE FUNCTION mailchimp_sync.poll_succeeded(_campaign_id bigint, _started_at timestamptz, _first_at timestamptz DEFAULT NULL)
 RETURNS void
-LANGUAGE sql VOLATILE
+LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
+BEGIN
 	DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'poll' AND f.campaign_id = _campaign_id;
@@ -267,8 +268,9 @@ AS $$
 	FROM (SELECT CASE WHEN o.poll_failures = 0 AND o.next_poll_at > _started_at THEN o.next_poll_at END AS asked_at,
 			mailchimp_sync.poll_next_at(_campaign_id, mailchimp_sync.clock(), CASE WHEN mailchimp_sync.is_poll_in_turn(o)
 				THEN greatest(o.next_poll_at - _first_at, interval '0') END) AS spread_at
-		FROM mailchimp_sync.campaign o WHERE o.campaign_id = _campaign_id) n
+		FROM mailchimp_sync.campaign o WHERE o.campaign_id = _campaign_id OFFSET 0) n	-- computed once
 	WHERE c.campaign_id = _campaign_id;
+END
 $$;
 
 -- the totals: stored, and the pages behind those that moved are to be read

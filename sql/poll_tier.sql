@@ -36,9 +36,12 @@ FULL JOIN mailchimp_sync.poll_tier t USING (tier);
  */
 CREATE FUNCTION mailchimp_sync.poll_times(_campaign_ids bigint[], _at timestamptz, _tiers mailchimp_sync.tier[])
 RETURNS TABLE (campaign_id bigint, tier_at timestamptz, spread interval, hour_at timestamptz)
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan		-- for each poll, and planning takes longer than that
 AS $$
+BEGIN
+	RETURN QUERY
 	SELECT c.campaign_id, n.tier_at,
 		(hashint8extended(c.campaign_id, 0) & 65535) / 65536.0 * current_setting('mailchimp_sync.poll_spread')::interval,
 		CASE WHEN c.status <> 'scheduled' THEN NULL WHEN c.scheduled_for > l.at THEN c.scheduled_for
@@ -52,17 +55,20 @@ AS $$
 		FROM (SELECT g.begins_at, g.every, max(g.begins_at) FILTER (WHERE g.begins_at <= l.at) OVER () AS current_begins_at
 			FROM (SELECT t.every, ((b.born_at AT TIME ZONE 'UTC') + t.min_age) AT TIME ZONE 'UTC' AS begins_at
 				FROM unnest(_tiers) t) g) r
-		WHERE r.begins_at >= r.current_begins_at) n
+		WHERE r.begins_at >= r.current_begins_at) n;
+END
 $$;
 
 -- of one campaign; _spread: instead of its own, where the poll at _at was spread itself
 CREATE FUNCTION mailchimp_sync.poll_next_at(_campaign_id bigint, _at timestamptz DEFAULT NULL, _spread interval DEFAULT NULL)
 RETURNS timestamptz
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT least(n.tier_at + coalesce(_spread, n.spread), n.hour_at)
-	FROM mailchimp_sync.poll_times(ARRAY[_campaign_id], _at, ARRAY(SELECT t FROM mailchimp_sync.tier t)) n
+BEGIN
+	RETURN (SELECT least(n.tier_at + coalesce(_spread, n.spread), n.hour_at)
+		FROM mailchimp_sync.poll_times(ARRAY[_campaign_id], _at, ARRAY(SELECT t FROM mailchimp_sync.tier t)) n);
+END
 $$;
 
 CREATE FUNCTION @extschema@.mc_poll_tiers() RETURNS TABLE (tier integer, min_age interval, every interval)
@@ -148,13 +154,14 @@ END
 $$;
 
 CREATE VIEW @extschema@.mc_poll_schedule WITH (security_barrier) AS
+WITH tiers AS MATERIALIZED (SELECT * FROM mailchimp_sync.tier)	-- once, not for each campaign
 SELECT c.campaign_id, c.name, a.now_at - a.born_at AS age, t.tier, c.last_polled_at, c.next_poll_at
 FROM mailchimp_sync.campaign c
 JOIN mailchimp_sync.permitted_connection p USING (connection)
 CROSS JOIN LATERAL (SELECT greatest(c.created_at, c.sent_at) AS born_at,
 	greatest(mailchimp_sync.clock(), c.created_at, c.sent_at) AS now_at) a
 CROSS JOIN LATERAL (SELECT x.tier
-	FROM (SELECT o.tier, ((a.born_at AT TIME ZONE 'UTC') + o.min_age) AT TIME ZONE 'UTC' AS begins_at FROM mailchimp_sync.tier o) x
+	FROM (SELECT o.tier, ((a.born_at AT TIME ZONE 'UTC') + o.min_age) AT TIME ZONE 'UTC' AS begins_at FROM tiers o) x
 	WHERE x.begins_at <= a.now_at ORDER BY x.begins_at DESC LIMIT 1) t
 WHERE c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.next_poll_at IS NOT NULL;
 COMMENT ON VIEW @extschema@.mc_poll_schedule IS
