@@ -21,12 +21,14 @@ CREATE TABLE mailchimp_sync.activity (
 	url				text,
 	bounce_type		text CHECK (bounce_type IN ('hard', 'soft')),
 	ip				inet,						-- with mailchimp_sync.store_ip alone
+	machine			boolean NOT NULL DEFAULT false,	-- Mailchimp takes it for a machine's (machine.sql)
 	reason			text,
 	recorded_at		timestamptz NOT NULL,
 	PRIMARY KEY (campaign_id, email_hash, type, occurred_at, sub_key, ordinal),
 	CHECK ((type = 'bounced') = (bounce_type IS NOT NULL)),
 	CHECK ((source_id IS NULL) = (contact_key IS NULL))
 );
+ALTER TABLE mailchimp_sync.activity ALTER campaign_id SET STATISTICS 0;		-- see recipient.sql
 CREATE INDEX activity_contact ON mailchimp_sync.activity (source_id, contact_key, occurred_at);
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.activity', '');
 
@@ -37,7 +39,10 @@ CREATE TABLE mailchimp_sync.activity_count (
 	clicked			bigint NOT NULL,
 	bounced			bigint NOT NULL,
 	unsubscribed	bigint NOT NULL,
-	complained		bigint NOT NULL
+	complained		bigint NOT NULL,
+	-- of those above, moved by the marks too (machine.sql)
+	machine_opened	bigint NOT NULL,
+	machine_clicked	bigint NOT NULL
 );
 
 CREATE FUNCTION mailchimp_sync.count_activity() RETURNS trigger
@@ -47,16 +52,19 @@ AS $$
 DECLARE
 	_sign	integer := CASE TG_OP WHEN 'DELETE' THEN -1 ELSE 1 END;
 BEGIN
-	INSERT INTO mailchimp_sync.activity_count AS c (campaign_id, opened, clicked, bounced, unsubscribed, complained)
+	INSERT INTO mailchimp_sync.activity_count AS c (campaign_id, opened, clicked, bounced, unsubscribed, complained,
+		machine_opened, machine_clicked)
 	SELECT r.campaign_id, _sign * count(*) FILTER (WHERE r.type = 'opened'), _sign * count(*) FILTER (WHERE r.type = 'clicked'),
 		_sign * count(*) FILTER (WHERE r.type = 'bounced'),
 		_sign * count(*) FILTER (WHERE r.type = 'unsubscribed' AND r.sub_key = ''),
-		_sign * count(*) FILTER (WHERE r.type = 'unsubscribed' AND r.sub_key <> '')
+		_sign * count(*) FILTER (WHERE r.type = 'unsubscribed' AND r.sub_key <> ''),
+		_sign * count(*) FILTER (WHERE r.type = 'opened' AND r.machine), _sign * count(*) FILTER (WHERE r.type = 'clicked' AND r.machine)
 	FROM changed r GROUP BY r.campaign_id
 	ORDER BY r.campaign_id
 	ON CONFLICT (campaign_id) DO UPDATE SET opened = c.opened + excluded.opened, clicked = c.clicked + excluded.clicked,
 		bounced = c.bounced + excluded.bounced, unsubscribed = c.unsubscribed + excluded.unsubscribed,
-		complained = c.complained + excluded.complained;
+		complained = c.complained + excluded.complained, machine_opened = c.machine_opened + excluded.machine_opened,
+		machine_clicked = c.machine_clicked + excluded.machine_clicked;
 	RETURN NULL;
 END
 $$;
@@ -145,6 +153,32 @@ FROM mailchimp_sync.recipient r
 WHERE r.status NOT IN ('pending', 'skipped');
 
 /*
+ * Whom a line of a report is about, at most one: who got the mail at that address, or else who has come to
+ * have it since. Without a search_path, so that it is inlined.
+ */
+CREATE FUNCTION mailchimp_sync.recipient_shown(_campaign_id bigint, _hash text)
+RETURNS TABLE (email_hash text, source_id integer, contact_key text, email text)
+LANGUAGE sql STABLE
+AS $$
+	(SELECT m.email_hash, m.source_id, m.contact_key, NULL::pg_catalog.text
+	FROM mailchimp_sync.mailed m WHERE m.campaign_id = _campaign_id AND m.email_hash = _hash
+	UNION ALL
+	(SELECT r.email_hash, r.source_id, r.contact_key, r.email
+	FROM mailchimp_sync.campaign k
+	CROSS JOIN LATERAL (
+		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
+		WHERE c.audience_id = k.audience_id AND c.member_hash = _hash
+		UNION ALL
+		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
+		WHERE c.audience_id = k.audience_id AND c.left_hash = _hash) c
+	JOIN mailchimp_sync.recipient r ON r.campaign_id = _campaign_id AND r.source_id = c.source_id AND r.contact_key = c.contact_key
+	WHERE k.campaign_id = _campaign_id AND r.status NOT IN ('pending', 'skipped')
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.mailed m WHERE m.campaign_id = _campaign_id AND m.email_hash = _hash)
+	ORDER BY r.source_id, r.contact_key LIMIT 1))
+	LIMIT 1
+$$;
+
+/*
  * A page of email-activity: one row per recipient with all its events, or with
  * those after an instant. Seconds are there as a whole or not at all, so the ordinals
  * are the same each time. A bounce of no known type is taken for a temporary one.
@@ -164,12 +198,13 @@ DECLARE
 	_types		text[];
 BEGIN
 	WITH person AS (
-		SELECT lower(u.id) COLLATE "C" AS email_hash, u.email, u.activity, m.source_id, m.contact_key
-		FROM unnest(_ids, _emails, _activities) AS u(id, email, activity)
-		LEFT JOIN mailchimp_sync.mailed m ON m.campaign_id = _campaign_id AND m.email_hash = lower(u.id)
+		SELECT coalesce(m.email_hash, lower(u.id)) COLLATE "C" AS email_hash, coalesce(m.email, u.email) AS email, u.activity,
+			m.source_id, m.contact_key, u.line
+		FROM unnest(_ids, _emails, _activities) WITH ORDINALITY AS u(id, email, activity, line)
+		LEFT JOIN mailchimp_sync.recipient_shown(_campaign_id, lower(u.id)) m ON true
 		WHERE u.activity <> '[]' AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id))
 	), event AS MATERIALIZED (
-		SELECT p.email_hash, p.email, p.source_id, p.contact_key, k.type, e.timestamp::timestamptz AS occurred_at,
+		SELECT p.email_hash, p.email, p.source_id, p.contact_key, p.line, k.type, e.timestamp::timestamptz AS occurred_at,
 			CASE k.type WHEN 'clicked' THEN md5(coalesce(e.url, '')) WHEN 'bounced' THEN k.bounce_type ELSE '' END AS sub_key,
 			CASE WHEN k.type = 'clicked' THEN e.url END AS url, k.bounce_type,
 			CASE WHEN _store_ip THEN mailchimp_sync.inet_or_null(nullif(e.ip, '')) END AS ip
@@ -181,7 +216,8 @@ BEGIN
 			CASE WHEN e.action = 'bounce' THEN CASE WHEN e.type = 'hard' THEN 'hard' ELSE 'soft' END END AS bounce_type) k
 		WHERE k.type IS NOT NULL
 	), numbered AS (
-		SELECT e.*, row_number() OVER (PARTITION BY e.email_hash, e.type, e.occurred_at, e.sub_key) AS ordinal
+		-- a line at a time: should a page show somebody twice, these are the same events
+		SELECT e.*, row_number() OVER (PARTITION BY e.line, e.email_hash, e.type, e.occurred_at, e.sub_key) AS ordinal
 		FROM event e
 	), stored AS (
 		INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, source_id,
@@ -196,6 +232,20 @@ BEGIN
 	SELECT array_agg(e.email_hash), array_agg(e.type) INTO _hashes, _types FROM event e;
 	PERFORM mailchimp_sync.raise_recipients(_campaign_id, _hashes, _types);
 END
+$$;
+
+-- Mailchimp's own fact, whatever the policy, and whatever address the member has by now; who has come back since has a later one
+CREATE FUNCTION mailchimp_sync.member_left(_audience_id integer, _email_hash text, _at timestamptz, _reason text) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.member m SET status = 'unsubscribed',
+		status_before = CASE WHEN m.status = 'unsubscribed' THEN m.status_before END,
+		last_changed = greatest(m.last_changed, _at), unsubscribed_at = _at,
+		unsubscribe_reason = mailchimp_sync.better_reason(CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END, _reason)
+	WHERE m.audience_id = _audience_id AND m.email_hash = _email_hash
+		AND (m.status IN ('subscribed', 'pending') AND coalesce(m.last_changed <= _at, true)
+			OR m.status = 'unsubscribed' AND coalesce(_at <= m.unsubscribed_at, true))
 $$;
 
 /*
@@ -219,17 +269,18 @@ BEGIN
 	WITH stored AS (
 		INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, source_id,
 			contact_key, email, reason, recorded_at)
-		SELECT _campaign_id, lower(u.id), 'unsubscribed', u.at::timestamptz, CASE WHEN _complained THEN 'complaint' ELSE '' END,
-			1, m.source_id, m.contact_key, u.email, CASE WHEN _complained THEN 'abuse complaint' ELSE nullif(u.reason, '') END,
+		SELECT _campaign_id, coalesce(m.email_hash, lower(u.id)), 'unsubscribed', u.at::timestamptz, CASE WHEN _complained THEN 'complaint' ELSE '' END,
+			1, m.source_id, m.contact_key, coalesce(m.email, u.email), CASE WHEN _complained THEN 'abuse complaint' ELSE nullif(u.reason, '') END,
 			mailchimp_sync.clock()
 		FROM unnest(_ids, _emails, _times, _reasons) AS u(id, email, at, reason)
-		LEFT JOIN mailchimp_sync.mailed m ON m.campaign_id = _campaign_id AND m.email_hash = lower(u.id)
+		LEFT JOIN mailchimp_sync.recipient_shown(_campaign_id, lower(u.id)) m ON true
 		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id))
 		ON CONFLICT DO NOTHING
 		RETURNING *
 	)
 	SELECT array_agg(ROW(s.*)::mailchimp_sync.activity) INTO _new FROM stored s;
-	PERFORM mailchimp_sync.raise_recipients(_campaign_id, ARRAY(SELECT lower(i) FROM unnest(_ids) i),
+	PERFORM mailchimp_sync.raise_recipients(_campaign_id, ARRAY(SELECT coalesce(m.email_hash, lower(i))
+		FROM unnest(_ids) i LEFT JOIN mailchimp_sync.recipient_shown(_campaign_id, lower(i)) m ON true),
 		array_fill('unsubscribed'::text, ARRAY[cardinality(_ids)]));
 
 	SELECT a.* INTO _audience FROM mailchimp_sync.campaign c
@@ -242,15 +293,13 @@ BEGIN
 		FROM unnest(_new) n WHERE NOT mailchimp_sync.leaving_is_over(_audience.audience_id, n);
 		PERFORM mailchimp_sync.opt_outs_explained(array_agg(n.email_hash), array_agg(n.reason)) FROM unnest(_new) n;
 	END IF;
-	-- Mailchimp's own fact, whatever the policy; who has come back since has a later one
-	UPDATE mailchimp_sync.member m SET status = 'unsubscribed',
-		status_before = CASE WHEN m.status = 'unsubscribed' THEN m.status_before END,
-		last_changed = greatest(m.last_changed, n.occurred_at), unsubscribed_at = n.occurred_at,
-		unsubscribe_reason = mailchimp_sync.better_reason(CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END, n.reason)
+	PERFORM mailchimp_sync.member_left(_audience.audience_id, h.email_hash, n.occurred_at, n.reason)
 	FROM unnest(_new) n
-	WHERE m.audience_id = _audience.audience_id AND m.email_hash = n.email_hash
-		AND (m.status IN ('subscribed', 'pending') AND coalesce(m.last_changed <= n.occurred_at, true)
-			OR m.status = 'unsubscribed' AND coalesce(n.occurred_at <= m.unsubscribed_at, true));
+	CROSS JOIN LATERAL (
+		SELECT n.email_hash
+		UNION
+		SELECT c.member_hash FROM mailchimp_sync.contact c
+		WHERE c.audience_id = _audience.audience_id AND c.source_id = n.source_id AND c.contact_key = n.contact_key) h;
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)
 	SELECT c.source_id, c.contact_key FROM unnest(_new) n
 	JOIN mailchimp_sync.contact c ON c.audience_id = _audience.audience_id AND c.email_hash = n.email_hash
@@ -263,7 +312,7 @@ $$;
 
 CREATE VIEW @extschema@.mc_activity WITH (security_barrier) AS
 SELECT a.campaign_id, c.mailchimp_id AS mailchimp_campaign_id, c.name AS title, s.source, a.contact_key, a.email,
-	a.type, a.bounce_type, a.url, a.ip, a.reason, a.occurred_at
+	a.type, a.bounce_type, a.url, a.ip, a.machine, a.reason, a.occurred_at
 FROM mailchimp_sync.activity a
 JOIN mailchimp_sync.campaign c USING (campaign_id)
 JOIN mailchimp_sync.permitted_connection p USING (connection)

@@ -19,14 +19,15 @@ CREATE TABLE mailchimp_sync.poll (
 	campaign_id		bigint PRIMARY KEY,
 	started_at		timestamptz NOT NULL,
 	figures			jsonb NOT NULL,		-- as Mailchimp showed them at the start
-	since			timestamptz,		-- events up to here are known
 	next_attempt_at	timestamptz
 );
 
 CREATE TABLE mailchimp_sync.poll_page (
 	campaign_id		bigint NOT NULL,
-	walk			text NOT NULL CHECK (walk IN ('report', 'state', 'activity', 'unsubscribed', 'abuse', 'links')),
+	walk			text NOT NULL CHECK (walk IN ('report', 'state', 'activity', 'unsubscribed', 'abuse', 'links',
+						'opens', 'human_links', 'human_clicks')),
 	page_offset		bigint NOT NULL,
+	since			timestamptz,		-- events up to here are known
 	is_done			boolean NOT NULL DEFAULT false,
 	PRIMARY KEY (campaign_id, walk, page_offset)
 );
@@ -39,7 +40,7 @@ AS $$
 	SELECT to_char(_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')
 $$;
 
--- what has to move before the pages behind it are read, by walk
+-- what has to move before the pages behind it are read, by walk; human_clicks, which no report shows, joins them at the end
 CREATE FUNCTION mailchimp_sync.poll_figures(_unsubscribed bigint, _complaints bigint, _bounces jsonb, _opens jsonb,
 	_clicks jsonb) RETURNS jsonb
 LANGUAGE sql IMMUTABLE
@@ -53,6 +54,8 @@ AS $$
 			'soft', coalesce((_bounces ->> 'soft_bounces')::bigint, 0)),
 		'unsubscribed', coalesce(_unsubscribed, 0),
 		'abuse', coalesce(_complaints, 0),
+		-- those of machines
+		'opens', coalesce((_opens ->> 'opens_total')::bigint - (_opens ->> 'proxy_excluded_opens')::bigint, 0),
 		'links', jsonb_build_object(
 			'clicks', coalesce((_clicks ->> 'clicks_total')::bigint, 0),
 			'unique', coalesce((_clicks ->> 'unique_clicks')::bigint, 0), 'last', coalesce(_clicks ->> 'last_click', '')))
@@ -76,7 +79,7 @@ AS $$
 		WHEN 'report' THEN format('/reports/%s?fields=emails_sent,abuse_reports,unsubscribed,bounces,opens,clicks', _mailchimp_id)
 		WHEN 'state' THEN format('/campaigns/%s?fields=%s', _mailchimp_id, mailchimp_sync.shown_fields())
 		WHEN 'activity' THEN format('/reports/%s/email-activity?%s%s&fields=emails.email_id,emails.email_address,emails.activity',
-			_mailchimp_id, p.page, '&since=' || mailchimp_sync.query_instant(_since))
+			_mailchimp_id, p.page, p.since)
 		WHEN 'unsubscribed' THEN format('/reports/%s/unsubscribed?%s&fields=unsubscribes.email_id,unsubscribes.email_address,'
 			'unsubscribes.timestamp,unsubscribes.reason', _mailchimp_id, p.page)
 		-- not in pages
@@ -84,15 +87,21 @@ AS $$
 			'abuse_reports.date', _mailchimp_id)
 		WHEN 'links' THEN format('/reports/%s/click-details?%s&fields=urls_clicked.id,urls_clicked.url,'
 			'urls_clicked.total_clicks,urls_clicked.unique_clicks,urls_clicked.last_click', _mailchimp_id, p.page)
+		WHEN 'opens' THEN format('/reports/%s/open-details?%s%s&fields=members.email_id,members.opens', _mailchimp_id, p.page, p.since)
+		WHEN 'human_links' THEN format('/reports/%s/click-details?%s&filter_bots=true&fields=urls_clicked.id,'
+			'urls_clicked.total_clicks', _mailchimp_id, p.page)
+		WHEN 'human_clicks' THEN format('/reports/%s/email-activity?%s%s&filter_bots=true&fields=emails.email_id,emails.activity',
+			_mailchimp_id, p.page, p.since)
 	END
-	FROM (SELECT format('count=%s&offset=%s', mailchimp_sync.page_size(), _offset) AS page) p
+	FROM (SELECT format('count=%s&offset=%s', mailchimp_sync.page_size(), _offset) AS page,
+		'&since=' || mailchimp_sync.query_instant(_since) AS since) p
 $$;
 
 /* ---- the kind "poll" ---- */
 
 -- pages of polls under way that may be asked for now or later
 CREATE VIEW mailchimp_sync.poll_page_ready AS
-SELECT c.connection, c.campaign_id, c.mailchimp_id, g.walk, g.page_offset, p.since,
+SELECT c.connection, c.campaign_id, c.mailchimp_id, g.walk, g.page_offset, g.since,
 	coalesce(p.next_attempt_at, p.started_at) AS at
 FROM mailchimp_sync.poll p
 JOIN mailchimp_sync.poll_page g USING (campaign_id)
@@ -273,6 +282,42 @@ BEGIN
 END
 $$;
 
+/*
+ * The pages to be read next behind figures that moved since they were read to the end; true: there are some.
+ * Marks of machines (machine.sql) need the rows that they go onto, and who clicked by machine is asked only if
+ * the links say that somebody did.
+ */
+CREATE FUNCTION mailchimp_sync.poll_goes_on(_campaign_id bigint, _figures jsonb) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	WITH known AS (
+		-- a campaign with which nothing has happened yet has nothing to be read
+		SELECT r.emails_sent, r.unsubscribed, r.unique_opens, coalesce(r.machine_clicks, 0) AS machine_clicks,
+			coalesce(r.read_figures, mailchimp_sync.poll_figures(0, 0, '{}', '{}', '{}')) AS read
+		FROM mailchimp_sync.report r WHERE r.campaign_id = _campaign_id
+	), wanted AS (
+		SELECT w.phase, w.walk, s.since, CASE WHEN w.walk = 'opens' AND s.since IS NOT NULL THEN 0 ELSE w.lines END AS lines
+		FROM known k
+		CROSS JOIN LATERAL (VALUES (1, 'activity', 'activity', k.emails_sent), (1, 'unsubscribed', 'unsubscribed', k.unsubscribed),
+			(1, 'abuse', 'abuse', 0), (1, 'links', 'links', 0), (2, 'opens', 'opens', k.unique_opens),
+			(2, 'human_links', 'links', 0), (3, 'human_clicks', 'human_clicks', k.emails_sent)) AS w(phase, walk, figure, lines)
+		CROSS JOIN LATERAL (SELECT CASE WHEN w.walk IN ('activity', 'opens', 'human_clicks') AND k.read ? w.walk
+			THEN mailchimp_sync.activity_known_until(k.read) END AS since) s
+		WHERE (_figures || jsonb_build_object('human_clicks', k.machine_clicks)) -> w.figure
+				IS DISTINCT FROM ('{"human_clicks": 0}' || k.read) -> w.figure
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.poll_page g WHERE g.campaign_id = _campaign_id AND g.walk = w.walk)
+	)
+	INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset, since)
+	SELECT _campaign_id, w.walk, o.page_offset, w.since
+	FROM wanted w
+	CROSS JOIN LATERAL generate_series(0, w.lines, mailchimp_sync.page_size()) AS o(page_offset)
+	WHERE w.phase = (SELECT min(x.phase) FROM wanted x);
+	RETURN FOUND;
+END
+$$;
+
 -- the totals: stored, and the pages behind those that moved are to be read
 CREATE FUNCTION mailchimp_sync.report_seen(_campaign_id bigint, _started_at timestamptz, _emails_sent bigint,
 	_unsubscribed bigint, _complaints bigint, _bounces jsonb, _opens jsonb, _clicks jsonb, _first_at timestamptz DEFAULT NULL)
@@ -282,7 +327,6 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_figures	jsonb := mailchimp_sync.poll_figures(_unsubscribed, _complaints, _bounces, _opens, _clicks);
-	_read		jsonb;
 BEGIN
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
 	INSERT INTO mailchimp_sync.report AS r (campaign_id, emails_sent, opens_total, unique_opens, clicks_total,
@@ -297,22 +341,13 @@ BEGIN
 		unique_opens = excluded.unique_opens, clicks_total = excluded.clicks_total, unique_clickers = excluded.unique_clickers,
 		hard_bounces = excluded.hard_bounces, soft_bounces = excluded.soft_bounces, syntax_errors = excluded.syntax_errors,
 		unsubscribed = excluded.unsubscribed, complaints = excluded.complaints, polled_at = excluded.polled_at,
-		human_opens = excluded.human_opens, human_openers = excluded.human_openers
-	-- a campaign with which nothing has happened yet has nothing to be read
-	RETURNING coalesce(r.read_figures, mailchimp_sync.poll_figures(0, 0, '{}', '{}', '{}')) INTO _read;
+		human_opens = excluded.human_opens, human_openers = excluded.human_openers;
 
 	-- the page that it is, where it is one (poll_alone)
 	DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
-	INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset)
-	SELECT _campaign_id, f.key, o.page_offset
-	FROM jsonb_each(_figures) f
-	CROSS JOIN LATERAL generate_series(0, CASE f.key WHEN 'activity' THEN _emails_sent WHEN 'unsubscribed' THEN _unsubscribed
-		ELSE 0 END, mailchimp_sync.page_size()) AS o(page_offset)
-	WHERE f.value IS DISTINCT FROM _read -> f.key;
-	IF FOUND THEN
-		INSERT INTO mailchimp_sync.poll (campaign_id, started_at, figures, since)
-		VALUES (_campaign_id, _started_at, _figures, mailchimp_sync.activity_known_until(_read));
+	IF mailchimp_sync.poll_goes_on(_campaign_id, _figures) THEN
+		INSERT INTO mailchimp_sync.poll (campaign_id, started_at, figures) VALUES (_campaign_id, _started_at, _figures);
 	ELSE
 		PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at, _first_at);
 	END IF;
@@ -330,23 +365,27 @@ BEGIN
 	UPDATE mailchimp_sync.poll_page SET is_done = true
 	WHERE campaign_id = _campaign_id AND walk = _walk AND page_offset = _offset;
 	IF _rows >= mailchimp_sync.page_size() AND _walk <> 'abuse' THEN
-		INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset)
-		VALUES (_campaign_id, _walk, _offset + mailchimp_sync.page_size()) ON CONFLICT DO NOTHING;
-	END IF;
-	IF EXISTS (SELECT FROM mailchimp_sync.poll_page g WHERE g.campaign_id = _campaign_id AND NOT g.is_done) THEN
-		UPDATE mailchimp_sync.poll SET next_attempt_at = NULL WHERE campaign_id = _campaign_id;
-		RETURN;
+		INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset, since)
+		SELECT g.campaign_id, g.walk, g.page_offset + mailchimp_sync.page_size(), g.since FROM mailchimp_sync.poll_page g
+		WHERE g.campaign_id = _campaign_id AND g.walk = _walk AND g.page_offset = _offset ON CONFLICT DO NOTHING;
 	END IF;
 	SELECT * INTO _poll FROM mailchimp_sync.poll p WHERE p.campaign_id = _campaign_id;
 	IF NOT FOUND THEN
 		RETURN;		-- it was given up meanwhile
 	END IF;
+	IF EXISTS (SELECT FROM mailchimp_sync.poll_page g WHERE g.campaign_id = _campaign_id AND NOT g.is_done)
+		OR mailchimp_sync.poll_goes_on(_campaign_id, _poll.figures) THEN
+		UPDATE mailchimp_sync.poll SET next_attempt_at = NULL WHERE campaign_id = _campaign_id;
+		RETURN;
+	END IF;
 	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
 	UPDATE mailchimp_sync.report r SET
-		read_figures = CASE WHEN r.short_figures = _poll.figures THEN _poll.figures ELSE _poll.figures - s.walks END,
-		short_figures = CASE WHEN s.walks <> '{}' THEN _poll.figures END
-	FROM (SELECT mailchimp_sync.short_walks(_campaign_id, _poll.figures) AS walks) s
-	WHERE r.campaign_id = _campaign_id;
+		read_figures = CASE WHEN r.short_figures = f.figures THEN f.figures ELSE f.figures - s.walks END,
+		short_figures = CASE WHEN s.walks <> '{}' THEN f.figures END
+	FROM (SELECT x.campaign_id, _poll.figures || jsonb_build_object('human_clicks', coalesce(x.machine_clicks, 0)) AS figures
+		FROM mailchimp_sync.report x WHERE x.campaign_id = _campaign_id) f
+	CROSS JOIN LATERAL (SELECT mailchimp_sync.short_walks(_campaign_id, f.figures) AS walks) s
+	WHERE r.campaign_id = f.campaign_id;
 	PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _poll.started_at);
 END
 $$;
@@ -360,18 +399,26 @@ CREATE FUNCTION mailchimp_sync.short_walks(_campaign_id bigint, _figures jsonb) 
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT array_remove(ARRAY[
-		CASE WHEN (n.opened < (_figures #>> '{activity,opens}')::bigint OR n.clicked < (_figures #>> '{activity,clicks}')::bigint
-				OR n.bounced < (_figures #>> '{activity,hard}')::bigint + (_figures #>> '{activity,soft}')::bigint)
-			-- what is too old was not kept
-			AND coalesce(c.sent_at >= mailchimp_sync.activity_kept_since(), true) THEN 'activity' END,
-		CASE WHEN n.unsubscribed < (_figures ->> 'unsubscribed')::bigint THEN 'unsubscribed' END,
-		CASE WHEN n.complained < (_figures ->> 'abuse')::bigint THEN 'abuse' END], NULL)
+	SELECT coalesce(array_agg(w.walk), '{}')
 	-- one row, of zeros where there is nothing
 	FROM (SELECT coalesce(max(a.opened), 0) AS opened, coalesce(max(a.clicked), 0) AS clicked, coalesce(max(a.bounced), 0) AS bounced,
-			coalesce(max(a.unsubscribed), 0) AS unsubscribed, coalesce(max(a.complained), 0) AS complained
+			coalesce(max(a.unsubscribed), 0) AS unsubscribed, coalesce(max(a.complained), 0) AS complained,
+			coalesce(max(a.machine_opened), 0) AS machine_opened, coalesce(max(a.machine_clicked), 0) AS machine_clicked
 		FROM mailchimp_sync.activity_count a WHERE a.campaign_id = _campaign_id) n
 	JOIN mailchimp_sync.campaign c ON c.campaign_id = _campaign_id
+	-- what is too old was not kept
+	CROSS JOIN LATERAL (SELECT coalesce(c.sent_at >= mailchimp_sync.activity_kept_since(), true) AS is_kept) k
+	CROSS JOIN LATERAL (VALUES
+		('activity', k.is_kept AND (n.opened < (_figures #>> '{activity,opens}')::bigint
+			OR n.clicked < (_figures #>> '{activity,clicks}')::bigint
+			OR n.bounced < (_figures #>> '{activity,hard}')::bigint + (_figures #>> '{activity,soft}')::bigint)),
+		('opens', k.is_kept AND n.machine_opened < (_figures ->> 'opens')::bigint),
+		-- found by way of the links
+		('links', k.is_kept AND n.machine_clicked < (_figures ->> 'human_clicks')::bigint),
+		('human_clicks', k.is_kept AND n.machine_clicked < (_figures ->> 'human_clicks')::bigint),
+		('unsubscribed', n.unsubscribed < (_figures ->> 'unsubscribed')::bigint),
+		('abuse', n.complained < (_figures ->> 'abuse')::bigint)) AS w(walk, is_short)
+	WHERE w.is_short
 $$;
 
 -- the campaign as Mailchimp shows it: what somebody did there is adopted

@@ -21,6 +21,7 @@ CREATE TABLE mailchimp_sync.report (
 	-- opens without those that Mailchimp takes for a machine's, and the persons behind them; null: it did not say
 	human_opens		bigint,
 	human_openers	bigint,
+	machine_clicks	bigint,				-- null: not asked yet (machine.sql)
 	-- the pages behind the totals were read to the end when the totals were these
 	read_figures	jsonb,
 	-- these totals were higher than what the pages gave, and the pages were read once more
@@ -35,6 +36,7 @@ CREATE TABLE mailchimp_sync.report_link (
 	url				text NOT NULL,
 	clicks			bigint NOT NULL,
 	unique_clicks	bigint NOT NULL,
+	human_clicks	bigint,
 	last_click		timestamptz,
 	PRIMARY KEY (campaign_id, link_id)
 );
@@ -68,7 +70,6 @@ SELECT r.campaign_id,
 FROM mailchimp_sync.report r
 CROSS JOIN LATERAL (SELECT r.emails_sent - r.hard_bounces - r.soft_bounces - r.syntax_errors AS delivered) d;
 
--- a reader who asks for none of what is counted of our own rows does not pay for it: the join falls away then
 CREATE VIEW @extschema@.mc_report WITH (security_barrier) AS
 SELECT c.campaign_id, c.name, c.status, c.recipients, c.skipped, coalesce(r.emails_sent, c.emails_sent) AS emails_sent,
 	r.opens_total AS total_opened, r.unique_opens AS unique_opened,
@@ -77,6 +78,7 @@ SELECT c.campaign_id, c.name, c.status, c.recipients, c.skipped, coalesce(r.emai
 	round(t.open_rate, 2) AS open_rate, round(t.click_rate, 2) AS click_rate,
 	round(t.unsubscribe_rate, 2) AS unsubscribe_rate, round(t.bounce_rate, 2) AS bounce_rate,
 	r.opens_total - r.human_opens AS machine_opened,
+	CASE WHEN r.clicks_total = 0 THEN 0 ELSE r.machine_clicks END AS machine_clicked,
 	r.human_openers AS human_opened, round(t.human_open_rate, 2) AS human_open_rate,
 	n.opened AS recorded_opened, n.clicked AS recorded_clicked,
 	nullif(concat_ws('; ',
@@ -111,6 +113,7 @@ COMMENT ON COLUMN @extschema@.mc_report.click_rate IS 'unique_clicked in percent
 COMMENT ON COLUMN @extschema@.mc_report.unsubscribe_rate IS 'unsubscribed in percent of the delivered mails';
 COMMENT ON COLUMN @extschema@.mc_report.bounce_rate IS 'hard and soft bounces in percent of emails_sent';
 COMMENT ON COLUMN @extschema@.mc_report.machine_opened IS 'those of total_opened that Mailchimp takes for a machine''s: opens, not persons';
+COMMENT ON COLUMN @extschema@.mc_report.machine_clicked IS 'those of total_clicked that Mailchimp takes for a machine''s: clicks, not persons';
 COMMENT ON COLUMN @extschema@.mc_report.human_opened IS 'persons who opened at least once themselves';
 COMMENT ON COLUMN @extschema@.mc_report.human_open_rate IS 'human_opened in percent of the delivered mails';
 COMMENT ON COLUMN @extschema@.mc_report.recorded_opened IS 'rows of mc_activity of type opened; compare with total_opened';
@@ -140,9 +143,9 @@ COMMENT ON COLUMN @extschema@.mc_report_comparison.earlier_open_rate IS
 
 /* ---- drill-downs ---- */
 
--- persons who did something of a type, with how often
+-- persons who did something of a type: how often, and how often it was a machine
 CREATE FUNCTION mailchimp_sync.report_persons(_campaign bigint, _type text)
-RETURNS TABLE (source text, contact_key text, email text, times bigint, first_at timestamptz, last_at timestamptz)
+RETURNS TABLE (source text, contact_key text, email text, times bigint, machine bigint, first_at timestamptz, last_at timestamptz)
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -150,9 +153,9 @@ AS $$
 BEGIN
 	PERFORM mailchimp_sync.campaign_of(_campaign);
 	RETURN QUERY
-	SELECT s.source, g.contact_key, g.email, g.times, g.first_at, g.last_at
-	FROM (SELECT min(a.source_id) AS source_id, min(a.contact_key) AS contact_key, min(a.email) AS email,
-			count(*) AS times, min(a.occurred_at) AS first_at, max(a.occurred_at) AS last_at
+	SELECT s.source, g.contact_key, g.email, g.times, g.machine, g.first_at, g.last_at
+	FROM (SELECT min(a.source_id) AS source_id, min(a.contact_key) AS contact_key, min(a.email) AS email, count(*) AS times,
+			count(*) FILTER (WHERE a.machine) AS machine, min(a.occurred_at) AS first_at, max(a.occurred_at) AS last_at
 		FROM mailchimp_sync.activity a
 		WHERE a.campaign_id = _campaign AND a.type = _type GROUP BY a.email_hash) g
 	LEFT JOIN mailchimp_sync.source s USING (source_id)
@@ -161,12 +164,13 @@ END
 $$;
 
 CREATE FUNCTION @extschema@.mc_report_openers(campaign bigint)
-RETURNS TABLE (source text, contact_key text, email text, opens bigint, first_at timestamptz, last_at timestamptz)
+RETURNS TABLE (source text, contact_key text, email text, opens bigint, machine bigint, first_at timestamptz, last_at timestamptz)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
-COMMENT ON FUNCTION @extschema@.mc_report_openers(bigint) IS 'who opened a campaign, and how often';
+COMMENT ON FUNCTION @extschema@.mc_report_openers(bigint) IS
+	'who opened a campaign: how often, and how many of these opens Mailchimp takes for a machine''s';
 
 CREATE FUNCTION mailchimp_sync.mc_report_openers(_campaign bigint)
-RETURNS TABLE (source text, contact_key text, email text, opens bigint, first_at timestamptz, last_at timestamptz)
+RETURNS TABLE (source text, contact_key text, email text, opens bigint, machine bigint, first_at timestamptz, last_at timestamptz)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -174,12 +178,13 @@ AS $$
 $$;
 
 CREATE FUNCTION @extschema@.mc_report_clickers(campaign bigint)
-RETURNS TABLE (source text, contact_key text, email text, clicks bigint, first_at timestamptz, last_at timestamptz)
+RETURNS TABLE (source text, contact_key text, email text, clicks bigint, machine bigint, first_at timestamptz, last_at timestamptz)
 LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
-COMMENT ON FUNCTION @extschema@.mc_report_clickers(bigint) IS 'who clicked links of a campaign, and how often';
+COMMENT ON FUNCTION @extschema@.mc_report_clickers(bigint) IS
+	'who clicked links of a campaign: how often, and how many of these clicks Mailchimp takes for a machine''s';
 
 CREATE FUNCTION mailchimp_sync.mc_report_clickers(_campaign bigint)
-RETURNS TABLE (source text, contact_key text, email text, clicks bigint, first_at timestamptz, last_at timestamptz)
+RETURNS TABLE (source text, contact_key text, email text, clicks bigint, machine bigint, first_at timestamptz, last_at timestamptz)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$

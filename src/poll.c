@@ -1,8 +1,8 @@
 /*-------------------------------------------------------------------------
  *
  * poll.c
- *	  What came back from a request for results (see poll.sql, activity.sql and
- *	  report.sql).
+ *	  What came back from a request for results (see poll.sql, activity.sql,
+ *	  machine.sql and report.sql).
  *
  * Nothing is remembered here: which pages there are, and which of them are
  * done, are rows, and what a page holds is stored so that storing it again
@@ -99,15 +99,51 @@ links_answered(const Answer *a)
 	page_seen(a, rows);
 }
 
+static void
+opens_answered(const Answer *a)
+{
+	const cJSON *rows = mc_json_needed_array(a->json, "members");
+
+	MC_SQL("SELECT mailchimp_sync.opens_seen($1, $2, $3)", a->campaign,
+		   mc_json_column(rows, "email_id"), mc_json_column(rows, "opens"));
+	page_seen(a, rows);
+}
+
+static void
+human_links_answered(const Answer *a)
+{
+	const cJSON *rows = mc_json_needed_array(a->json, "urls_clicked");
+
+	MC_SQL("SELECT mailchimp_sync.human_links_seen($1, $2, $3::bigint[])", a->campaign,
+		   mc_json_column(rows, "id"), mc_json_column(rows, "total_clicks"));
+	page_seen(a, rows);
+}
+
+static void
+human_clicks_answered(const Answer *a)
+{
+	const cJSON *rows = mc_json_needed_array(a->json, "emails");
+
+	MC_SQL("SELECT mailchimp_sync.human_clicks_seen($1, $2, $3, $4)", a->campaign, a->offset,
+		   mc_json_column(rows, "email_id"), mc_json_column(rows, "activity"));
+	page_seen(a, rows);
+}
+
 /* One line for each request of poll_path(). */
 static const struct
 {
 	const char *walk;
 	void (*answered)(const Answer *a);
 } walks[] = {
-	{"report", report_answered},	 {"state", state_answered},
-	{"activity", activity_answered}, {"unsubscribed", unsubscribed_answered},
-	{"abuse", abuse_answered},		 {"links", links_answered},
+	{"report", report_answered},
+	{"state", state_answered},
+	{"activity", activity_answered},
+	{"unsubscribed", unsubscribed_answered},
+	{"abuse", abuse_answered},
+	{"links", links_answered},
+	{"opens", opens_answered},
+	{"human_links", human_links_answered},
+	{"human_clicks", human_clicks_answered},
 };
 
 /* The totals of many campaigns (poll_bulk.sql); the answer is about no one of them. */

@@ -209,30 +209,45 @@ FROM mailchimp_sync.source, generate_series(1, 20000) i;
 INSERT INTO mailchimp_sync.member (audience_id, email_hash, email, status, ours)
 SELECT audience_id, md5(i || '@crm.test'), i || '@crm.test', 'subscribed', true
 FROM mailchimp_sync.audience, generate_series(1, 20000) i;
-CREATE VIEW looked_up AS
-SELECT relname, seq_tup_read + idx_tup_fetch <= 1000 AS few FROM pg_stat_xact_all_tables
-WHERE relid IN ('mailchimp_sync.recipient'::regclass, 'mailchimp_sync.member'::regclass);
-BEGIN;
+CREATE FUNCTION rows_read(_relation text) RETURNS bigint LANGUAGE sql AS $$
+	SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_all_tables WHERE relid = _relation::regclass
+$$;
+CREATE FUNCTION is_cheap(_what text) RETURNS TABLE (relation text, few boolean) LANGUAGE plpgsql AS $$
+DECLARE
+	_relations	text[] := '{recipient,member,activity}';
+	_before		bigint[] := ARRAY(SELECT rows_read('mailchimp_sync.' || r) FROM unnest(_relations) r);
+BEGIN
+	EXECUTE 'SELECT mailchimp_sync.' || _what;
+	RETURN QUERY SELECT u.r, rows_read('mailchimp_sync.' || u.r) - u.before <= 1000 FROM unnest(_relations, _before) AS u(r, before);
+END
+$$;
+SELECT * FROM is_cheap($$activities_seen(20, array_agg(md5(i || '@crm.test')), array_agg(i || '@crm.test'),
+	array_agg('[{"action": "open", "timestamp": "2026-03-01T10:00:00+00:00"}]'::text)) FROM generate_series(1, 200) i$$);
+SELECT * FROM is_cheap($$unsubscribes_seen(20, array_agg(md5(i || '@crm.test')), array_agg(i || '@crm.test'),
+	array_agg('2026-03-01T11:00:00+00:00'::text), array_agg('None given'::text), false) FROM generate_series(101, 300) i$$);
+-- the marks of machines, too: each of these persons did three things
 SELECT mailchimp_sync.activities_seen(20, array_agg(md5(i || '@crm.test')), array_agg(i || '@crm.test'),
-	array_agg('[{"action": "open", "timestamp": "2026-03-01T10:00:00+00:00"}]'::text)) FROM generate_series(1, 200) i;
-SELECT * FROM looked_up ORDER BY 1;
-COMMIT;
-BEGIN;
-SELECT mailchimp_sync.unsubscribes_seen(20, array_agg(md5(i || '@crm.test')), array_agg(i || '@crm.test'),
-	array_agg('2026-03-01T11:00:00+00:00'::text), array_agg('None given'::text), false) FROM generate_series(101, 300) i;
-SELECT * FROM looked_up ORDER BY 1;
-COMMIT;
+	array_agg('[{"action": "open", "timestamp": "2026-03-01T12:00:00+00:00"}, {"action": "click", "timestamp": "2026-03-01T12:00:00+00:00", "url": "a"},
+		{"action": "click", "timestamp": "2026-03-01T12:00:00+00:00", "url": "b"}]'::text)) FROM generate_series(1001, 6000) i;
+SELECT * FROM is_cheap($$opens_seen(20, array_agg(md5(i || '@crm.test')),
+	array_agg('[{"timestamp": "2026-03-01T12:00:00+00:00", "is_proxy_open": true}]'::text)) FROM generate_series(1001, 1200) i$$);
+SELECT * FROM is_cheap($$human_clicks_seen(20, 0, array_agg(md5(i || '@crm.test')),
+	array_agg('[{"action": "click", "timestamp": "2026-03-01T12:00:00+00:00", "url": "a"}]'::text)) FROM generate_series(1101, 1300) i$$);
+SELECT type, coalesce(url, '') AS url, count(*) FROM mc_activity WHERE machine GROUP BY 1, 2 ORDER BY 1, 2;
 SELECT status, count(*) FROM mailchimp_sync.recipient WHERE campaign_id = 20 GROUP BY 1 ORDER BY 1;
 
 -- the counts beside the activities are what counting gives, whatever came and went
 DELETE FROM mailchimp_sync.activity WHERE campaign_id = 20 AND email_hash < '8';
-SELECT campaign_id, opened, clicked, bounced, unsubscribed, complained FROM mailchimp_sync.activity_count ORDER BY 1;
-SELECT campaign_id, opened, clicked, bounced, unsubscribed, complained FROM mailchimp_sync.activity_count
+SELECT campaign_id, opened, clicked, bounced, unsubscribed, complained, machine_opened, machine_clicked
+FROM mailchimp_sync.activity_count ORDER BY 1;
+SELECT campaign_id, opened, clicked, bounced, unsubscribed, complained, machine_opened, machine_clicked
+FROM mailchimp_sync.activity_count
 EXCEPT SELECT campaign_id, count(*) FILTER (WHERE type = 'opened'), count(*) FILTER (WHERE type = 'clicked'),
 	count(*) FILTER (WHERE type = 'bounced'), count(*) FILTER (WHERE reason IS DISTINCT FROM 'abuse complaint' AND type = 'unsubscribed'),
-	count(*) FILTER (WHERE reason = 'abuse complaint') FROM mailchimp_sync.activity GROUP BY 1;
+	count(*) FILTER (WHERE reason = 'abuse complaint'), count(*) FILTER (WHERE machine AND type = 'opened'),
+	count(*) FILTER (WHERE machine AND type = 'clicked') FROM mailchimp_sync.activity GROUP BY 1;
 
-DROP VIEW looked_up;
+DROP FUNCTION is_cheap, rows_read;
 DROP TABLE ordered;
 DROP FUNCTION noted, orders, arrive, leaves, event, page;
 DROP EXTENSION mailchimp_sync CASCADE;

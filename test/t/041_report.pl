@@ -58,14 +58,19 @@ sub compare
 	my $t = truth();
 
 	is(lines("SELECT emails_sent, total_opened, unique_opened, total_clicked, unique_clicked, hard_bounces, soft_bounces,
-		unsubscribed, complaints, open_rate, click_rate, recorded_opened, recorded_clicked FROM mc_report WHERE campaign_id = $id"),
+		unsubscribed, complaints, open_rate, click_rate, machine_opened, machine_clicked, human_opened, human_open_rate, recorded_opened,
+		recorded_clicked, coalesce(note, 'the same') FROM mc_report WHERE campaign_id = $id"),
 		join(' ', $t->{emails_sent}, $t->{opens}{total}, $t->{opens}{unique}, $t->{clicks}{total}, $t->{clicks}{unique},
 			$t->{hard_bounces}, $t->{soft_bounces}, $t->{unsubscribed}, $t->{complaints}, percent($t->{opens}{unique}, $t->{delivered}),
-			percent($t->{clicks}{unique}, $t->{delivered}), $t->{opens}{total}, $t->{clicks}{total}), "$when: the figures (R100-R108, D17)");
-	is(lines("SELECT email, opens FROM mc_report_openers($id)"),
-		list(sub { "$_[0]{email} $_[0]{opens}" }, grep { $_->{opens} } @{ $t->{persons} }), "$when: who opened, how often (R100)");
-	is(lines("SELECT email, clicks FROM mc_report_clickers($id)"),
-		list(sub { "$_[0]{email} $_[0]{clicks}" }, grep { $_->{clicks} } @{ $t->{persons} }), "$when: who clicked, how often");
+			percent($t->{clicks}{unique}, $t->{delivered}), $t->{opens}{total} - $t->{opens}{human_total},
+			$t->{clicks}{total} - $t->{clicks}{human_total}, $t->{opens}{human_unique}, percent($t->{opens}{human_unique}, $t->{delivered}),
+			$t->{opens}{total}, $t->{clicks}{total}, 'the same'), "$when: the figures (R100-R108, D17)");
+	is(lines("SELECT email, opens, machine FROM mc_report_openers($id)"),
+		list(sub { "$_[0]{email} $_[0]{opens} " . ($_[0]{opens} - $_[0]{human_opens}) }, grep { $_->{opens} } @{ $t->{persons} }),
+		"$when: who opened, how often (R100), how often a machine did (D17)");
+	is(lines("SELECT email, clicks, machine FROM mc_report_clickers($id)"),
+		list(sub { "$_[0]{email} $_[0]{clicks} " . ($_[0]{clicks} - $_[0]{human_clicks}) }, grep { $_->{clicks} } @{ $t->{persons} }),
+		"$when: who clicked, how often, how often a machine did");
 	is(lines("SELECT url, clicks, unique_clicks FROM mc_report_links($id) WHERE clicks > 0"),
 		list(sub { "$_[0]{url} $_[0]{total} $_[0]{unique}" }, @{ $t->{links} }), "$when: how often each link (R101)");
 	for my $type (qw(hard soft))

@@ -132,7 +132,8 @@ sub run
 {
 	my ($begin, $end) = (now(), do { $db->query('CALL mc_run()'); now() });
 	my %asked;
-	$asked{ $_->{path} =~ m{^/reports/(\w+)} ? $1 : '' }{ $_->{route} }{ $_->{at} }++ for grep { $_->{route} =~ m{^GET /reports} } journal();
+	$asked{ $_->{path} =~ m{^/reports/(\w+)} ? $1 : '' }{ $_->{route} . ($_->{query}{filter_bots} ? ' without machines' : '') }{ $_->{at} }++
+	  for grep { $_->{route} =~ m{^GET /reports} } journal();
 	my %shown = map { my @row = split /\|/; $row[0] => \@row } split /\n/, $db->query('SELECT campaign_id, tier, '
 		. join(', ', map { seconds($_) } qw(age last_polled_at next_poll_at)) . ' FROM mc_poll_schedule');
 	my @polled;
