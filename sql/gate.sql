@@ -98,12 +98,15 @@ CREATE FUNCTION mailchimp_sync.carried_grants(_role oid) RETURNS TABLE (privileg
 		FROM pg_depend d
 		JOIN pg_extension e ON e.oid = d.refobjid
 		WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = 'mailchimp_sync'
+	), routine AS MATERIALIZED (	-- first, for most members are functions of ours
+		SELECT f.oid, f.proname FROM member m
+		JOIN pg_proc f ON m.classid = 'pg_proc'::regclass AND m.objid = f.oid
+		WHERE f.pronamespace <> 'mailchimp_sync'::regnamespace
 	)
 	SELECT 'EXECUTE', format('ROUTINE %s', f.oid::regprocedure)
-	FROM member m
-	JOIN pg_proc f ON m.classid = 'pg_proc'::regclass AND m.objid = f.oid
+	FROM routine f
 	JOIN mailchimp_sync.gate_function() g ON g.name = f.proname
-	WHERE f.pronamespace <> 'mailchimp_sync'::regnamespace AND g.level IN (SELECT h.level FROM held h)
+	WHERE g.level IN (SELECT h.level FROM held h)
 	UNION ALL
 	SELECT 'SELECT', format('TABLE %s', v.oid::regclass)
 	FROM member m
