@@ -187,6 +187,53 @@ $crm->later(700);
 $crm->run;
 is(offsets(grep { $_->{path} =~ /$even_id/ } $crm->journal), '0 1000', 'a walk ends on a short page');
 
+# Page after page the engine needs no more memory (rule 12), and says how far it is; test/bench/engagement reads a million events.
+my $crowd_id = $sim->post('/_sim/crowd', { list => $list, people => 13000, email => 'm%@crm.test', opens => 0.8, opens_each => 6, clicks => 0.3,
+	span_seconds => 600 })->{campaign};
+my $crowd = $node->query("INSERT INTO mailchimp_sync.campaign (connection, list_id, audience_id, name, status, marker, created_at, created_by, mailchimp_id, sent_at)
+	SELECT 'main', '$list', audience_id, 'Crowd', 'sent', 'crowd', mailchimp_sync.clock(), 'x', '$crowd_id', mailchimp_sync.clock() FROM mailchimp_sync.audience
+	RETURNING campaign_id");
+$node->query("INSERT INTO mailchimp_sync.recipient (campaign_id, source_id, contact_key, email, email_hash, status, added_at, added_by)
+	SELECT $crowd, 0, md5(e), e, md5(e), 'sent', now(), 'x' FROM (SELECT 'm' || i || '\@crm.test' AS e FROM generate_series(1, 13000) i) p");
+$crm->later(700);
+$crm->run;
+$sim->hold(path => "^/reports/$crowd_id/email-activity", times => -1, when => 'before');
+$crm->max("SELECT mc_poll_campaign($crowd)");
+my $reader = $node->session(as => 'max');
+McTest::begin($reader, 'CALL mc_run();');
+
+sub pages { return "(SELECT count(*) FROM mailchimp_sync.poll_page WHERE campaign_id = $crowd AND walk = 'activity' AND is_done)" }
+
+# The memory of the engine when so many pages are stored, and the next four, which is all that it reads at once, are held.
+sub memory_after
+{
+	my ($pages) = @_;
+	while ((my $done = $node->query('SELECT ' . pages())) < $pages)
+	{
+		my ($held) = $sim->wait_held;
+		$sim->release(n => $held->{n});
+		$node->wait_until("SELECT $done < " . pages());
+	}
+	$sim->wait_held(4);
+	is($crm->rita("SELECT phase, done, total FROM mc_progress WHERE (work, campaign_id) = ('poll', $crowd)"), "reading|$pages|15", 'mc_progress');
+	my $from = $node->log_end;
+	$node->query('SELECT pg_log_backend_memory_contexts(pid) FROM mailchimp_sync.engine()');
+	$node->wait_log('Grand total:', $from);
+	return (PostgreSQL::Test::Utils::slurp_file($node->logfile, $from) =~ /Grand total: (\d+) bytes/)[0];
+}
+
+my ($early, $late) = map { memory_after($_) } 3, 8;
+note "memory after 3 pages $early bytes, after 8 $late";
+cmp_ok($late - $early, '<', 500_000, 'rule 12: the memory of the engine does not grow with the pages');
+$sim->release;
+$reader->query('');
+$reader->quit;
+is($crm->rita("SELECT total_opened - recorded_opened, total_clicked - recorded_clicked, total_opened > 30000 FROM mc_report WHERE campaign_id = $crowd"),
+	'0|0|t', 'all of it is stored');
+is($crm->rita("SELECT count(*) FROM mc_progress WHERE campaign_id = $crowd"), 0, 'and nothing is under way any more');
+$node->query("UPDATE mailchimp_sync.campaign SET next_poll_at = NULL WHERE campaign_id = $crowd");
+$crm->requests;
+
 # -----------------------------------------------------------------------------------------------------------------
 # What goes wrong
 # -----------------------------------------------------------------------------------------------------------------
