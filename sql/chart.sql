@@ -55,11 +55,11 @@ AS $$
 $$;
 
 /*
- * Columns of opens and, beside each, of clicks; of the opens the machines' are at the top, in another shade (null: it is not known). Each has
+ * Columns of opens and, beside each, of clicks; of both the machines' are at the top, in another shade (null: it is not known). Each has
  * words for below it and words that the pointer shows; _unit: '%' or nothing.
  */
-CREATE FUNCTION mailchimp_sync.chart_columns(_label text, _ticks text[], _words text[], _opens numeric[], _machine numeric[], _clicks numeric[],
-	_unit text DEFAULT '')
+CREATE FUNCTION mailchimp_sync.chart_columns(_label text, _ticks text[], _words text[], _opens numeric[], _machine_opens numeric[],
+	_clicks numeric[], _machine_clicks numeric[] DEFAULT NULL, _unit text DEFAULT '')
 RETURNS text
 LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
@@ -72,9 +72,11 @@ AS $$
 		(SELECT string_agg(concat('<g><title>', u.words, '</title>',
 				mailchimp_sync.chart_column('opens', (u.n - 0.92) * s.slot, 0.40 * s.slot, 0, (u.opens - u.machine) * 100 / s.top),
 				mailchimp_sync.chart_column('machine', (u.n - 0.92) * s.slot, 0.40 * s.slot, (u.opens - u.machine) * 100 / s.top, u.machine * 100 / s.top),
-				mailchimp_sync.chart_column('clicks', (u.n - 0.48) * s.slot, 0.40 * s.slot, 0, u.clicks * 100 / s.top), '</g>'), E'\n' ORDER BY u.n)
-			FROM unnest(_words, _opens, _machine, _clicks) WITH ORDINALITY AS v(words, opens, machines, clicks, n),
-				LATERAL (SELECT v.*, coalesce(v.machines, 0) AS machine) u
+				mailchimp_sync.chart_column('clicks', (u.n - 0.48) * s.slot, 0.40 * s.slot, 0, (u.clicks - u.scanner) * 100 / s.top),
+				mailchimp_sync.chart_column('scanner', (u.n - 0.48) * s.slot, 0.40 * s.slot, (u.clicks - u.scanner) * 100 / s.top, u.scanner * 100 / s.top),
+				'</g>'), E'\n' ORDER BY u.n)
+			FROM unnest(_words, _opens, _machine_opens, _clicks, _machine_clicks) WITH ORDINALITY AS v(words, opens, machine_opens, clicks, machine_clicks, n),
+				LATERAL (SELECT v.*, coalesce(v.machine_opens, 0) AS machine, coalesce(v.machine_clicks, 0) AS scanner) u
 			WHERE u.opens > 0 OR u.clicks > 0),
 		mailchimp_sync.chart_ticks(_ticks, s.places))
 	FROM (SELECT mailchimp_sync.chart_top(greatest(o.most, c.most)) AS top, greatest(cardinality(_words), 12) AS places,

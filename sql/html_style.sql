@@ -10,9 +10,9 @@ SET search_path = pg_catalog, pg_temp
 AS $style$
 	SELECT $$
 :root { color-scheme: light dark; --paper: #f3f5f8; --card: #ffffff; --ink: #1a2027; --soft: #55606d; --line: #dbe1e8; --link: #0a58ad;
-	--track: #eaeef3; --sent: #66717f; --opens: #1f5cc0; --machine: #6293e4; --clicks: #087350; --hard: #b93a2c; --warm: #b8730f; }
+	--track: #eaeef3; --sent: #66717f; --opens: #1f5cc0; --machine: #6293e4; --clicks: #087350; --scanner: #35966f; --hard: #b93a2c; --warm: #b8730f; }
 @media (prefers-color-scheme: dark) { :root { --paper: #0e1217; --card: #181d24; --ink: #e8edf3; --soft: #a3aebb; --line: #2f3843;
-	--link: #86b8f8; --track: #262e38; --sent: #8f9bab; --opens: #6ba6f5; --machine: #4a76b8; --clicks: #43c698; --hard: #f08a7f;
+	--link: #86b8f8; --track: #262e38; --sent: #8f9bab; --opens: #6ba6f5; --machine: #4a76b8; --clicks: #43c698; --scanner: #2b8463; --hard: #f08a7f;
 	--warm: #e2a94f; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; max-width: 66rem; padding: 2rem 1rem 3rem; background: var(--paper); color: var(--ink);
@@ -55,7 +55,7 @@ svg { display: block; }
 section.wide .share { min-width: 15rem; } .who th { width: 38%; } .waiting th { width: 55%; }
 .funnel th, .funnel td { padding-top: .55rem; padding-bottom: .55rem; } .funnel .share svg { height: 1.4rem; }
 .track { fill: var(--track); } .sent { fill: var(--sent); } .opens { fill: var(--opens); } .machine { fill: var(--machine); }
-.clicks { fill: var(--clicks); } .hard { fill: var(--hard); } .warm { fill: var(--warm); }
+.clicks { fill: var(--clicks); } .scanner { fill: var(--scanner); } .hard { fill: var(--hard); } .warm { fill: var(--warm); }
 .plot { display: flex; gap: .5rem; margin: .6rem 0 .4rem; } .chart { flex: 1; min-width: 0; } .chart svg { width: 100%; height: 11rem; }
 .scale { display: flex; flex-direction: column; justify-content: space-between; height: 12.1rem; margin-top: -.55rem; text-align: right; }
 .scale, .ticks { font-size: .75rem; color: var(--soft); font-variant-numeric: tabular-nums; line-height: 1.1rem; }
@@ -64,7 +64,7 @@ section.wide .share { min-width: 15rem; } .who th { width: 38%; } .waiting th { 
 .keys { display: flex; flex-wrap: wrap; gap: 0 1.25rem; font-size: .875rem; margin-bottom: .5rem; }
 table + .keys, .scroll + .keys { margin: .6rem 0 0; } section p.soft { font-size: .875rem; }
 .key::before { content: ""; display: inline-block; width: .75em; height: .75em; border-radius: 2px; margin-right: .45em; background: var(--opens); }
-.key.clicks::before { background: var(--clicks); } .key.machine::before { background: var(--machine); }
+.key.clicks::before { background: var(--clicks); } .key.machine::before { background: var(--machine); } .key.scanner::before { background: var(--scanner); }
 .key.hard::before { background: var(--hard); } .key.warm::before { background: var(--warm); }
 summary { cursor: pointer; color: var(--link); font-size: .875rem; padding: .35rem 0 0; }
 footer { margin: 1.5rem .25rem 0; font-size: .875rem; color: var(--soft); }
@@ -82,7 +82,7 @@ footer { margin: 1.5rem .25rem 0; font-size: .875rem; color: var(--soft); }
 @page { margin: 14mm; }
 @media print {
 	:root { color-scheme: light; --paper: #fff; --card: #fff; --ink: #000; --soft: #444; --line: #bbb; --link: #000; --track: #eee; --sent: #777;
-		--opens: #1f5cc0; --machine: #6293e4; --clicks: #087350; --hard: #b93a2c; --warm: #b8730f; }
+		--opens: #1f5cc0; --machine: #6293e4; --clicks: #087350; --scanner: #35966f; --hard: #b93a2c; --warm: #b8730f; }
 	body { max-width: none; padding: 0; font-size: 9.5pt; } header { padding: 0; } main { display: block; } dl.figures { grid-template-columns: repeat(5, 1fr); gap: 3mm; }
 	dl.figures > div { padding: 2mm 3mm; } dd { font-size: 15pt; }
 	section { border: 0; border-top: 1px solid var(--line); border-radius: 0; padding: 4mm 0; margin-top: 3mm; } h2, caption, thead { break-after: avoid; }

@@ -60,7 +60,8 @@ AS $$
 			mailchimp_sync.html_count(_r.unique_opened, 'person', 'persons'), mailchimp_sync.html_count(_r.total_opened, 'open', 'opens'),
 			CASE WHEN _r.machine_opened > 0 THEN 'people only: ' || mailchimp_sync.html_percent(_r.human_open_rate) END),
 		mailchimp_sync.html_figure('clicks', 'Clicked', mailchimp_sync.html_percent(_r.click_rate),
-			mailchimp_sync.html_count(_r.unique_clicked, 'person', 'persons'), mailchimp_sync.html_count(_r.total_clicked, 'click', 'clicks')),
+			mailchimp_sync.html_count(_r.unique_clicked, 'person', 'persons'), mailchimp_sync.html_count(_r.total_clicked, 'click', 'clicks'),
+			CASE WHEN _r.machine_clicked > 0 THEN 'people only: ' || mailchimp_sync.html_count(_r.total_clicked - _r.machine_clicked, 'click', 'clicks') END),
 		mailchimp_sync.html_figure('hard', 'Bounced', mailchimp_sync.html_number(_r.hard_bounces + _r.soft_bounces),
 			mailchimp_sync.html_number(_r.hard_bounces) || ' hard', mailchimp_sync.html_number(_r.soft_bounces) || ' soft'),
 		mailchimp_sync.html_figure('warm', 'Unsubscribed', mailchimp_sync.html_number(_r.unsubscribed),
@@ -126,7 +127,7 @@ $$;
  * hours in the time zone of who asks, at midnight if they are days.
  */
 CREATE FUNCTION mailchimp_sync.report_timeline_rows(_campaign bigint, OUT begins_at timestamptz, OUT width interval, OUT is_later boolean,
-	OUT opens bigint, OUT clicks bigint)
+	OUT opens bigint, OUT clicks bigint, OUT machine_opens bigint, OUT machine_clicks bigint)
 RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -147,12 +148,14 @@ AS $$
 		CROSS JOIN LATERAL (SELECT date_trunc(CASE WHEN s.width < '1 day' THEN 'hour' ELSE 'day' END, s.first_at) AS first_at) b
 	), counted AS (
 		SELECT least(floor(extract(epoch FROM a.occurred_at - p.first_at) / extract(epoch FROM p.width))::integer, p.pieces) AS n,
-			count(*) FILTER (WHERE a.type = 'opened') AS opens, count(*) FILTER (WHERE a.type = 'clicked') AS clicks
+			count(*) FILTER (WHERE a.type = 'opened') AS opens, count(*) FILTER (WHERE a.type = 'clicked') AS clicks,
+			count(*) FILTER (WHERE a.type = 'opened' AND a.machine) AS machine_opens, count(*) FILTER (WHERE a.type = 'clicked' AND a.machine) AS machine_clicks
 		FROM piece p
 		JOIN mailchimp_sync.activity a ON a.campaign_id = _campaign AND a.type IN ('opened', 'clicked')
 		GROUP BY 1
 	)
-	SELECT p.first_at + n * extract(epoch FROM p.width) * interval '1 second', p.width, n = p.pieces, coalesce(k.opens, 0), coalesce(k.clicks, 0)
+	SELECT p.first_at + n * extract(epoch FROM p.width) * interval '1 second', p.width, n = p.pieces, coalesce(k.opens, 0), coalesce(k.clicks, 0),
+		coalesce(k.machine_opens, 0), coalesce(k.machine_clicks, 0)
 	FROM piece p
 	CROSS JOIN LATERAL generate_series(0, p.pieces) AS n
 	LEFT JOIN counted k USING (n)
@@ -162,14 +165,16 @@ $$;
 
 -- the same, as what is drawn and said
 CREATE FUNCTION mailchimp_sync.report_timeline_words(_campaign bigint, OUT begins_at timestamptz, OUT width interval, OUT is_later boolean,
-	OUT opens bigint, OUT clicks bigint, OUT tick text, OUT words text)
+	OUT opens bigint, OUT clicks bigint, OUT machine_opens bigint, OUT machine_clicks bigint, OUT machines bigint, OUT tick text, OUT words text)
 RETURNS SETOF record
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT r.*, to_char(r.begins_at, CASE WHEN r.width < '1 day' THEN 'FMDD Mon HH24:MI' ELSE 'FMDD Mon YYYY' END),
-		format('%s: %s, %s', to_char(r.begins_at, 'FMDD Mon YYYY, HH24:MI'), mailchimp_sync.html_count(r.opens, 'open', 'opens'),
-			mailchimp_sync.html_count(r.clicks, 'click', 'clicks'))
+	SELECT r.*, (sum(r.machine_opens + r.machine_clicks) OVER ())::bigint,
+		to_char(r.begins_at, CASE WHEN r.width < '1 day' THEN 'FMDD Mon HH24:MI' ELSE 'FMDD Mon YYYY' END),
+		concat(to_char(r.begins_at, 'FMDD Mon YYYY, HH24:MI: '), mailchimp_sync.html_count(r.opens, 'open', 'opens'), ', ',
+			mailchimp_sync.html_count(r.clicks, 'click', 'clicks'),
+			CASE WHEN r.machine_opens + r.machine_clicks > 0 THEN format('; %s by machines', mailchimp_sync.html_number(r.machine_opens + r.machine_clicks)) END)
 	FROM mailchimp_sync.report_timeline_rows(_campaign) r
 $$;
 
@@ -177,18 +182,24 @@ CREATE FUNCTION mailchimp_sync.report_timeline(_campaign bigint) RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT concat('<p class="keys"><span class="key">opens</span><span class="key clicks">clicks</span></p>',
+	SELECT concat('<p class="keys"><span class="key">opens</span><span class="key clicks">clicks</span>',
+		CASE WHEN sum(t.machine_opens) > 0 THEN '<span class="key machine">opens by machines</span>' END,
+		CASE WHEN sum(t.machine_clicks) > 0 THEN '<span class="key scanner">clicks by machines</span>' END, '</p>',
 		mailchimp_sync.chart_columns(format('Opens and clicks over time in pieces of %s; the first, %s', mailchimp_sync.html_span(min(t.width)),
 				(array_agg(t.words ORDER BY t.begins_at))[1]),
 			array_agg(t.tick ORDER BY t.begins_at) FILTER (WHERE NOT t.is_later), array_agg(t.words ORDER BY t.begins_at) FILTER (WHERE NOT t.is_later),
-			array_agg(t.opens::numeric ORDER BY t.begins_at) FILTER (WHERE NOT t.is_later), NULL,
-			array_agg(t.clicks::numeric ORDER BY t.begins_at) FILTER (WHERE NOT t.is_later)),
+			array_agg(t.opens::numeric ORDER BY t.begins_at) FILTER (WHERE NOT t.is_later),
+			array_agg(t.machine_opens::numeric ORDER BY t.begins_at) FILTER (WHERE NOT t.is_later),
+			array_agg(t.clicks::numeric ORDER BY t.begins_at) FILTER (WHERE NOT t.is_later),
+			array_agg(t.machine_clicks::numeric ORDER BY t.begins_at) FILTER (WHERE NOT t.is_later)),
 		E'\n<p class="soft">and later, from ' || max(t.words) FILTER (WHERE t.is_later) || '</p>',
 		E'\n<details><summary>The same as a table</summary>',
-		mailchimp_sync.html_table(format('Opens and clicks in pieces of %s', mailchimp_sync.html_span(min(t.width))), ARRAY['from', '#opens', '#clicks'], array_agg(
-			mailchimp_sync.html_row(mailchimp_sync.html_time(t.begins_at) || CASE WHEN t.is_later THEN ' on' ELSE '' END,
-				'#' || mailchimp_sync.html_number(t.opens), '#' || mailchimp_sync.html_number(t.clicks)) ORDER BY t.begins_at)
-			FILTER (WHERE t.opens + t.clicks > 0)),
+		mailchimp_sync.html_table(format('Opens and clicks in pieces of %s', mailchimp_sync.html_span(min(t.width))),
+			ARRAY['from', '#opens', '#clicks'] || CASE WHEN max(t.machines) > 0 THEN '{#by machines}'::text[] END,
+			array_agg(mailchimp_sync.html_row(VARIADIC ARRAY[mailchimp_sync.html_time(t.begins_at) || CASE WHEN t.is_later THEN ' on' ELSE '' END,
+					'#' || mailchimp_sync.html_number(t.opens), '#' || mailchimp_sync.html_number(t.clicks)]
+				|| CASE WHEN t.machines > 0 THEN ARRAY['#' || mailchimp_sync.html_number(t.machine_opens + t.machine_clicks)] END)
+				ORDER BY t.begins_at) FILTER (WHERE t.opens + t.clicks > 0)),
 		'</details>')
 	FROM mailchimp_sync.report_timeline_words(_campaign) t
 	HAVING count(*) > 0

@@ -54,7 +54,7 @@ AS $$
 			array_agg(format('%s: %s opened, %s clicked', mailchimp_sync.html_escape(r.name, 60), mailchimp_sync.html_percent(r.open_rate),
 				mailchimp_sync.html_percent(r.click_rate)) ORDER BY n.number DESC),
 			array_agg(r.open_rate ORDER BY n.number DESC), array_agg(r.open_rate - r.human_open_rate ORDER BY n.number DESC),
-			array_agg(r.click_rate ORDER BY n.number DESC), '&nbsp;%'))
+			array_agg(r.click_rate ORDER BY n.number DESC), _unit => '&nbsp;%'))
 	FROM mailchimp_sync.reports_newest(true, 24) n
 	JOIN mailchimp_sync.campaign c USING (campaign_id)
 	CROSS JOIN LATERAL (SELECT o.name, o.open_rate, o.click_rate, o.human_open_rate FROM @extschema@.mc_report o

@@ -84,7 +84,7 @@ SELECT 16, 'late', 'opened', '2026-04-30Z', '', 1, 'x', '2026-03-31Z';
 INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, email, source_id, contact_key, reason, recorded_at)
 VALUES (16, 'u1', 'unsubscribed', '2026-03-29 00:59:59Z', '', 1, 'left@example.org', NULL, NULL, 'too & often', '2026-03-31Z'),
 	(16, 'u2', 'unsubscribed', '2026-03-29 01:00:00Z', '', 1, NULL, NULL, NULL, NULL, '2026-03-31Z');
-INSERT INTO mailchimp_sync.report_link VALUES (16, 'a', 'https://www.example.org/', 6, 1, NULL), (16, 'b', 'mailto:ann@example.org', 3, 1, NULL), (16, 'c', 'https://nobody.example/', 0, 0, NULL);
+INSERT INTO mailchimp_sync.report_link (campaign_id, link_id, url, clicks, unique_clicks, last_click) VALUES (16, 'a', 'https://www.example.org/', 6, 1, NULL), (16, 'b', 'mailto:ann@example.org', 3, 1, NULL), (16, 'c', 'https://nobody.example/', 0, 0, NULL);
 SET ROLE regress_mc_rita;
 SET timezone = 'Europe/Amsterdam';
 SELECT words(mc_report_html(16));
@@ -96,6 +96,10 @@ RESET ROLE;
 UPDATE mailchimp_sync.report SET opens_total = 61 WHERE campaign_id = 16;
 SELECT words(mc_report_html(16)) OFFSET 8 LIMIT 1;
 
+-- machines' opens and clicks in a column of their own
+UPDATE mailchimp_sync.activity SET machine = true WHERE campaign_id = 16 AND (type, email_hash) IN (('opened', '1'), ('opened', '2'), ('clicked', '9'), ('opened', 'late'));
+UPDATE mailchimp_sync.report SET machine_clicks = 1 WHERE campaign_id = 16;
+SELECT w FROM words(mc_report_html(16)) w WHERE w ~ 'machine|people|by ';
 -- how long the pieces are, and that they have everything: a minute, a day, a month, a year, thirty years
 CREATE FUNCTION pieces(_span interval, _events int) RETURNS TABLE (width interval, first_at timestamptz, pieces bigint, later bigint, opens numeric) LANGUAGE sql AS $$
 	DELETE FROM mailchimp_sync.activity WHERE campaign_id = 11;
