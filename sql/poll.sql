@@ -144,9 +144,14 @@ AS $$
 BEGIN
 	RETURN EXISTS (SELECT FROM mailchimp_sync.campaign c WHERE c.goal IS NOT NULL AND c.connection = _connection)
 		AND (EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll' AND f.connection = _connection)
-			OR EXISTS (SELECT FROM mailchimp_sync.campaign c WHERE c.goal IS NOT NULL AND c.connection = _connection AND c.step = 'settle')
-				AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'push' AND f.connection = _connection)
-				AND coalesce(mailchimp_sync.push_due() <= mailchimp_sync.clock(), false));
+			OR NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'push' AND f.connection = _connection)
+				AND EXISTS (SELECT FROM mailchimp_sync.campaign c
+					JOIN mailchimp_sync.due_source d USING (audience_id)
+					CROSS JOIN LATERAL mailchimp_sync.push_waiting(d.audience_id, d.source_id,
+						mailchimp_sync.guard_room(d.audience_id, 'subscribe'), 1) w
+					WHERE c.goal IS NOT NULL AND c.connection = _connection AND c.step = 'settle'
+						AND coalesce(greatest(d.at, w.next_attempt_at) <= mailchimp_sync.clock(), true)
+						AND NOT EXISTS (SELECT FROM mailchimp_sync.missing_fields(d.audience_id))));
 END
 $$;
 

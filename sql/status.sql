@@ -79,7 +79,8 @@ JOIN mailchimp_sync.permitted_connection p USING (connection)
 LEFT JOIN mailchimp_sync.audience a USING (audience_id)
 CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE g.is_done) AS done, count(*) AS total
 	FROM mailchimp_sync.poll_page g WHERE g.campaign_id = o.campaign_id) g
-CROSS JOIN LATERAL (SELECT round((g.done / greatest(extract(epoch FROM mailchimp_sync.clock() - o.started_at), 1))::numeric, 1) AS rate) q;
+CROSS JOIN LATERAL (SELECT round((g.done / greatest(extract(epoch FROM mailchimp_sync.clock() - o.started_at), 1))::numeric, 1) AS rate) q
+WHERE o.figures <> '{}';		-- else it is not known yet whether there are any
 COMMENT ON VIEW @extschema@.mc_progress IS
 	'work under way: how far it is, contacts (pages of a report: work poll) per second lately, and how long it will take at that rate';
 

@@ -119,6 +119,7 @@ SELECT mailchimp_sync.reports_seen(f.inflight_id, mailchimp_sync.clock(), s.ids,
 FROM mailchimp_sync.inflight f CROSS JOIN LATERAL (SELECT array_agg('c' || v) AS ids, array_agg('7'::text) AS numbers, array_agg('0'::text) AS zeros,
 	array_agg('{}'::text) AS objects, array_agg(CASE v WHEN 1003 THEN '{"opens_total": 1}' ELSE '{}' END) AS opens FROM unnest(f.versions) v WHERE v <> 1002) s;
 SELECT p.campaign_id, array_agg(g.walk) AS pages FROM mailchimp_sync.poll p JOIN mailchimp_sync.poll_page g USING (campaign_id) GROUP BY 1 ORDER BY 1;
+SELECT campaign_id, phase, done, total FROM mc_progress WHERE work = 'poll';
 SELECT count(*) AS polled, count(*) FILTER (WHERE campaign_id % 100 > 0) AS in_turn,
 	bool_and(next_poll_at - last_polled_at = interval '24 hours' + (9 - campaign_id % 10) * interval '1 second') FILTER (WHERE campaign_id % 100 > 0 AND campaign_id > 10) AS apart,
 	bool_and(next_poll_at - last_polled_at BETWEEN interval '24 hours' AND interval '24 hours 30 seconds') FILTER (WHERE campaign_id % 100 = 0) AS spread,

@@ -63,6 +63,24 @@ $sim->release;
 end_run($session);
 is(asked($crm->journal), all(values %remote, $crm->rita("SELECT mailchimp_id FROM mc_campaign WHERE campaign_id = $urgent")), 'each is polled once');
 
+# With no slot to spare polls wait for the contacts of a campaign, not the other way round.
+$crm->setting('max_connections', 2);
+$crm->later(601);
+$sim->hold(path => '^/reports/', times => -1, when => 'before');
+$session = begin_run();
+my ($poll) = $sim->wait_held(1);
+my $narrow = draft('Narrow', 18);
+$crm->ann("UPDATE crm.candidate SET first_name = 'Newer' WHERE id = 18");
+$crm->max("SELECT mc_send_campaign($narrow)");
+$node->wait_until("SELECT step = 'settle' FROM mailchimp_sync.campaign WHERE campaign_id = $narrow");
+$sim->release(n => $poll->{n});
+wait_sent($narrow);
+is($crm->member('c18@crm.test')->{merge_fields}{FNAME}, 'Newer', 'its contact goes before the next poll');
+$sim->release;
+end_run($session);
+$crm->setting('max_connections', 6);
+$crm->journal;
+
 # -----------------------------------------------------------------------------------------------------------------
 # While a campaign is on its way there is one poll at a time
 # -----------------------------------------------------------------------------------------------------------------
@@ -81,7 +99,7 @@ is(join(' ', sort map { $_->{path} =~ m{^/reports/} ? 'report' : 'send' } held()
 $sim->release;
 end_run($session);
 wait_sent($next);
-is(scalar(grep { $_->{route} eq 'GET /reports/{campaign_id}' } $crm->journal), $many + 2, 'then the others');
+is(scalar(grep { $_->{route} eq 'GET /reports/{campaign_id}' } $crm->journal), $many + 3, 'then the others');
 
 # -----------------------------------------------------------------------------------------------------------------
 # Old ones are asked for together
@@ -97,7 +115,7 @@ my $alone = 'GET /reports/{campaign_id} 200';
 my $activity = 'GET /reports/{campaign_id}/email-activity 200';
 my $before = now();
 is(after(8 * 86400), $together, 'after a week one request tells that nothing happened with any of them');
-is(polled_since($before), $many + 2, 'each of them is polled by that');
+is(polled_since($before), $many + 3, 'each of them is polled by that');
 is($crm->rita("SELECT min(next_poll_at - last_polled_at), max(next_poll_at - last_polled_at) FROM mc_poll_schedule"), '06:00:00|06:00:00', 'R53: and is polled next when its tier says');
 is(after(6 * 3600 - 60), '', 'not before');
 event($old[0], { email => 'c1@crm.test', action => 'open' });
@@ -107,7 +125,7 @@ is($crm->rita("SELECT string_agg(status, ' ' ORDER BY campaign_id) FROM mc_campa
 	'opened unsubscribed sent', 'which are stored');
 
 # What the page does not show: one that was deleted, one that is not sent; and one that is young
-my $prepared = draft('Prepared', 18);
+my $prepared = draft('Prepared', 16);
 my $young = draft('Young', 17);
 $crm->max("SELECT mc_prepare_campaign($prepared), mc_send_campaign($young)");
 $crm->run;
@@ -119,7 +137,7 @@ is($crm->rita("SELECT status, next_poll_at IS NULL FROM mc_campaign WHERE campai
 is($crm->rita("SELECT status FROM mc_campaign WHERE campaign_id = $prepared"), 'prepared', 'still to be sent');
 
 # No page: each by itself, later
-my $left = $many + 1;		# old ones
+my $left = $many + 2;		# old ones
 for my $fault ({ type => 'status', status => 400, json => JSON::PP::true }, 'html_502', 'garbage', 'reset_after')
 {
 	my $name = ref $fault ? $fault->{status} : $fault;
