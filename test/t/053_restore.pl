@@ -24,8 +24,8 @@ $one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_camp
 	SELECT mc_remove_recipients(1, 'person', '{2}'); SELECT mc_set_signal('unsubscribed', false, 'crm')");
 $one->super("SELECT mailchimp_sync.signal_campaign('campaign_prepared', 1)");
 $one->wait_until("SELECT count(*) = 1 FROM mc_contact_state WHERE state = 'opted_out'");
-$one->super("INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, recorded_at)
-	SELECT 1, 'somebody', 'opened', now(), '', o, now() FROM generate_series(1, 3) o");
+$one->super("INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, recorded_at, machine)
+	SELECT 1, 'somebody', 'opened', now(), '', o, now(), o = 3 FROM generate_series(1, 3) o");
 
 # Triggers that replication fires, on a partitioned table too
 $one->ann("CREATE TABLE crm.visit (person_id integer, day date) PARTITION BY RANGE (day);
@@ -71,7 +71,7 @@ like($contents, qr/^mailchimp_sync\.contact\|3\|/m, 'there is something to compa
 like($contents, qr/^mailchimp_sync\.opt_out\|1\|/m, 'also of the opt-out group');
 like($contents, qr/^mailchimp_sync\.campaign\|1\|/m, 'and a campaign');
 like($contents, qr/^mailchimp_sync\.tag\|1\|/m, 'and a tag');
-like($contents, qr/^counted\|1\|3\|0\|0\|0\|0$/m, 'and activities, which are counted');
+like($contents, qr/^counted\|1\|3\|0\|0\|0\|0\|1\|0$/m, 'and activities, which are counted, machines\' too');
 like($contents, qr/^mailchimp_sync\.signal\|1\|.*^mailchimp_sync\.signal_switch\|1\|/ms, 'N11: and signals, and who wants which');
 like($contents, qr/^mailchimp_sync\.recipient_exclusion\|1\|.*^mailchimp_sync\.target\|1\|/ms, 'and what the campaign aims at, and at whom not');
 
