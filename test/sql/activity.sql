@@ -79,7 +79,7 @@ CREATE FUNCTION leaves(_emails text[]) RETURNS void LANGUAGE sql AS $$
 	FROM happened h WHERE h.action = 'unsubscribe' AND h.email = ANY (_emails) HAVING count(*) > 0
 $$;
 
--- Ten times from the beginning, each in an order of its own: after each page every status is the highest of what came so far, in the end
+-- R44, D4: ten times from the beginning, each in an order of its own: after each page every status is the highest of what came so far, in the end
 -- everything is there once, and at no time a person's own act is taken for a machine's. A page has some of the persons, since or until some instant; all of it comes in the end, and some of it again.
 CREATE FUNCTION in_any_order(_round int) RETURNS SETOF text LANGUAGE plpgsql AS $$
 DECLARE
@@ -119,7 +119,7 @@ $$;
 SELECT o.* FROM generate_series(1, 10) i, in_any_order(i) o;
 SELECT status, count(*) > 0 FROM mailchimp_sync.recipient WHERE campaign_id = 1 GROUP BY 1 ORDER BY 1;
 
--- Mailchimp lists less than before: nothing goes, and no status falls
+-- R39: Mailchimp lists less than before: nothing goes, and no status falls
 CREATE TABLE before AS SELECT * FROM stored;
 CREATE TABLE statuses AS SELECT * FROM mailchimp_sync.recipient WHERE campaign_id = 1;
 CREATE TABLE everything AS SELECT * FROM happened;
@@ -131,7 +131,7 @@ SELECT count(*) FROM (SELECT * FROM statuses EXCEPT SELECT * FROM mailchimp_sync
 SELECT mailchimp_sync.links_seen(1, '{a,b}', '{https://a.example/,https://b.example/}', '{3,1}', '{2,1}', '{"",""}');
 SELECT mailchimp_sync.links_seen(1, '{a}', '{https://a.example/}', '{4}', '{3}', '{""}');
 SELECT url, clicks FROM mc_report_links(1);
--- clicks without machines': 2 of a's 4, and one of b's that the first list did not have yet
+-- D17: clicks without machines': 2 of a's 4, and one of b's that the first list did not have yet
 SELECT mailchimp_sync.human_links_seen(1, '{a,b,c}', '{2,2,9}');
 INSERT INTO mailchimp_sync.report (campaign_id, emails_sent, opens_total, unique_opens, clicks_total, unique_clickers, hard_bounces, soft_bounces,
 	syntax_errors, unsubscribed, complaints, polled_at) VALUES (1, 30, 0, 0, 5, 4, 0, 0, 0, 0, 0, now());
