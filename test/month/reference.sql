@@ -6,7 +6,7 @@ CREATE SCHEMA month;
 -- who got the mail, under which address, as whom
 CREATE TABLE month.person (campaign_id bigint, email text, contact_key text, PRIMARY KEY (campaign_id, email));
 
-CREATE TABLE month.event (n bigint PRIMARY KEY, campaign_id bigint, email text, action text, at timestamptz, url text, reason text);
+CREATE TABLE month.event (n bigint PRIMARY KEY, campaign_id bigint, email text, action text, at timestamptz, url text, reason text, machine boolean);
 
 -- who was erased, by the address that a campaign went to, and up to when its events were known before that
 CREATE TABLE month.erased (campaign_id bigint, email text, known_until timestamptz, PRIMARY KEY (campaign_id, email));
@@ -27,12 +27,12 @@ $$;
 -- What Mailchimp shows at an instant and we are to know: of several bounces the first alone, of who was erased what was
 -- known before, without the person.
 CREATE FUNCTION month.known(_campaign bigint, _at timestamptz) RETURNS TABLE (person text, email text, contact_key text, type text,
-	bounce_type text, url text, reason text, at timestamptz) LANGUAGE sql STABLE AS $$
+	bounce_type text, url text, reason text, at timestamptz, machine boolean) LANGUAGE sql STABLE AS $$
 	SELECT e.email, p.email, p.contact_key,
 		CASE e.action WHEN 'open' THEN 'opened' WHEN 'click' THEN 'clicked' WHEN 'hard' THEN 'bounced' WHEN 'soft' THEN 'bounced'
 			ELSE 'unsubscribed' END,
 		CASE WHEN e.action IN ('hard', 'soft') THEN e.action END, e.url,
-		CASE e.action WHEN 'abuse' THEN 'abuse complaint' ELSE CASE WHEN x.email IS NULL THEN e.reason END END, e.at
+		CASE e.action WHEN 'abuse' THEN 'abuse complaint' ELSE CASE WHEN x.email IS NULL THEN e.reason END END, e.at, e.machine
 	FROM month.event e
 	LEFT JOIN month.erased x USING (campaign_id, email)
 	LEFT JOIN month.person p ON p.campaign_id = e.campaign_id AND p.email = e.email AND x.email IS NULL
@@ -69,8 +69,8 @@ INSERT INTO month.look VALUES
 ('statuses', $$SELECT CASE WHEN email IS NOT NULL THEN contact_key END, email, status
 	FROM mc_campaign_recipient WHERE campaign_id = $1 AND status <> 'skipped'$$,
 	$$SELECT * FROM month.statuses($1, $2)$$),
-('mc_activity', $$SELECT contact_key, email, type, bounce_type, url, reason, occurred_at FROM mc_activity WHERE campaign_id = $1$$,
-	$$SELECT contact_key, email, type, bounce_type, url, reason, at FROM month.known($1, $2)$$),
+('mc_activity', $$SELECT contact_key, email, type, bounce_type, url, reason, occurred_at, machine FROM mc_activity WHERE campaign_id = $1$$,
+	$$SELECT contact_key, email, type, bounce_type, url, reason, at, machine FROM month.known($1, $2)$$),
 ('mc_report_openers', $$SELECT contact_key, email, opens, first_at, last_at FROM mc_report_openers($1)$$,
 	$$SELECT contact_key, email, count(*), min(at), max(at) FROM month.known($1, $2) WHERE type = 'opened' GROUP BY person, 1, 2$$),
 ('mc_report_clickers', $$SELECT contact_key, email, clicks, first_at, last_at FROM mc_report_clickers($1)$$,
@@ -82,11 +82,12 @@ INSERT INTO month.look VALUES
 
 ('mc_report', $$SELECT jsonb_build_object('emails_sent', emails_sent, 'hard', hard_bounces, 'soft', soft_bounces, 'left', unsubscribed,
 		'complained', complaints, 'opened', total_opened, 'openers', unique_opened, 'clicked', total_clicked, 'clickers', unique_clicked,
-		'by machines', machine_opened, 'by persons', human_opened)
+		'by machines', machine_opened, 'clicked by machines', machine_clicked, 'by persons', human_opened)
 	FROM mc_report WHERE campaign_id = $1$$,
 	$$SELECT jsonb_build_object('emails_sent', t -> 'emails_sent', 'hard', t -> 'hard_bounces', 'soft', t -> 'soft_bounces', 'left', t -> 'unsubscribed',
 		'complained', t -> 'complaints', 'opened', t #> '{opens,total}', 'openers', t #> '{opens,unique}', 'clicked', t #> '{clicks,total}',
 		'clickers', t #> '{clicks,unique}', 'by machines', (t #>> '{opens,total}')::bigint - (t #>> '{opens,human_total}')::bigint,
+		'clicked by machines', (t #>> '{clicks,total}')::bigint - (t #>> '{clicks,human_total}')::bigint,
 		'by persons', t #> '{opens,human_unique}')
 	FROM month.truth m, jsonb(m.document) t WHERE m.campaign_id = $1$$),
 ('rates', $$SELECT open_rate, click_rate, human_open_rate FROM mc_report WHERE campaign_id = $1$$,

@@ -70,6 +70,7 @@ sub due { my ($c) = @_; return $c->{wanted} // $c->{last} + spacing($c) }
 sub next_step
 {
 	my ($c) = @_;
+	return now() + 60 unless $c->{sent};
 	my $tier = tier_at($c, $c->{last});
 	my $end = $tier < 6 ? $c->{tiers}[$tier][0] : $c->{end};
 	return due($c) if $ENV{MONTH_WHOLE} || $c->{polls}{$tier} < ($c->{name} eq 'First' ? 2 : 1);
@@ -110,8 +111,8 @@ sub engage
 	my ($c) = @_;
 	my @events = map { my $email = $_; map { { %$_, email => $email } } one_person($c) } @{ $c->{emails} };
 	$sim->post('/_sim/events', { campaign => $c->{mailchimp_id}, events => [ map { { %$_, at => stamp($_->{at}) } } @events ] });
-	$db->query("INSERT INTO month.event SELECT (SELECT count(*) FROM month.event) + ordinality, $c->{id}, email, action, to_timestamp(at), url, reason
-		FROM ROWS FROM (jsonb_to_recordset(" . literal($json->encode(\@events)) . ') AS (email text, action text, at double precision, url text, reason text)) WITH ORDINALITY');
+	$db->query("INSERT INTO month.event SELECT (SELECT count(*) FROM month.event) + ordinality, $c->{id}, email, action, to_timestamp(at), url, reason, coalesce(proxy, bot, false)
+		FROM ROWS FROM (jsonb_to_recordset(" . literal($json->encode(\@events)) . ') AS (email text, action text, at double precision, url text, reason text, proxy boolean, bot boolean)) WITH ORDINALITY');
 	$c->{instants} = [ sort { $a <=> $b } map { $_->{at} } @events ];
 }
 
@@ -139,7 +140,7 @@ sub run
 	my @polled;
 	for my $c (values %campaigns)
 	{
-		begins($c, $begin) unless $c->{sent};
+		next unless $c->{sent} || begins($c);
 		my $reports = delete $asked{ $c->{mailchimp_id} };
 		my (undef, $tier, $age, $last, $next) = @{ $shown{ $c->{id} } };
 		my $due = due($c);
@@ -164,18 +165,20 @@ sub run
 	return @polled;
 }
 
-# It has just been sent.
+# Has it just been sent? Who is no member any more at Mailchimp is missing in its segment, and it takes minutes until that is certain.
 sub begins
 {
-	my ($c, $at) = @_;
+	my ($c) = @_;
 	(my $status, @$c{qw(mailchimp_id sent born)}) = split /\|/, $db->query("SELECT status, mailchimp_id, " . seconds('sent_at') . ', '
 		. seconds('greatest(created_at, sent_at)') . " FROM mc_campaign WHERE campaign_id = $c->{id}");
+	return 0 if $status eq 'preparing';
 	is($status, 'sent', "$c->{name} is sent");
 	$c->{tiers} = [ tiers($c->{born}) ];
 	$c->{last} = $c->{wanted} = $c->{compared} = $c->{born};
 	$c->{emails} = [ sort map { $_->{email} } @{ $sim->get('/_sim/mails', campaign => $c->{mailchimp_id})->{mails} } ];
 	$db->query("INSERT INTO month.person SELECT $c->{id}, email, id FROM crm.candidate WHERE email = ANY (" . literal('{' . join(',', @{ $c->{emails} }) . '}') . ')');
 	engage($c);
+	return 1;
 }
 
 sub iso_seconds { my ($text) = @_; my ($y, $m, $d, $H, $M, $S) = $text =~ /\d+/g; return timegm($S, $M, $H, $d, $m - 1, $y) }
@@ -243,7 +246,7 @@ sub month
 		my ($keys) = @_;
 		look_at_all("before $keys are erased");
 		$db->query("INSERT INTO month.erased SELECT $_->{id}, email, '" . stamp($_->{asked}) . "' FROM month.person
-			WHERE campaign_id = $_->{id} AND contact_key IN ('" . join("','", split /,/, $keys) . "')") for values %campaigns;
+			WHERE campaign_id = $_->{id} AND contact_key IN ('" . join("','", split /,/, $keys) . "')") for grep { $_->{sent} } values %campaigns;
 		$as->('ann', "SELECT mc_erase_contact('candidate', k) FROM unnest('{$keys}'::bigint[]) k");
 	};
 	my $change = sub { my ($keys) = @_; $as->('ann', "UPDATE crm.candidate SET email = 'new' || email WHERE id IN ($keys)") };
@@ -283,7 +286,7 @@ sub month
 		}
 		last if $at > $start + $days * $day;
 		# the first of a tier
-		if ($c->{name} eq 'First' && !$c->{polls}{ tier_at($c, $at) })
+		if ($c->{name} eq 'First' && $c->{sent} && !$c->{polls}{ tier_at($c, $at) })
 		{
 			move($at - 20);
 			compare($_) for run();
