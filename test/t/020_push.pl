@@ -284,4 +284,21 @@ $dropping->quit;
 is($crm->rita("SELECT count(*) FROM mc_member WHERE audience = 'twin'") . $node->query('SELECT count(*) FROM mailchimp_sync.member m
 	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.audience a WHERE a.audience_id = m.audience_id)'), '00', 'mc_drop_audience while a request is under way');
 
+# -----------------------------------------------------------------------------------------------------------------
+# A session that has run it keeps its plans, and works with the extension that is made next
+# -----------------------------------------------------------------------------------------------------------------
+
+my $again = $node->session;
+my $url = $sim->url;
+$again->query('CALL mc_run();');
+$again->query("DROP EXTENSION mailchimp_sync CASCADE; CREATE EXTENSION mailchimp_sync; SELECT mc_connect('again', 'demo-us1', endpoint => '$url');
+	SELECT mc_add_source('candidate', 'crm.candidate', 'id', 'email', '{\"FNAME\": \"first_name\"}');
+	SELECT mc_create_audience('again', 'again', 'Customers', 'candidate', 'id = 1'); UPDATE crm.candidate SET first_name = 'again' WHERE id = 1;
+	SELECT mc_sync_audience('again');");
+$again->{stderr} = '';
+$again->query('CALL mc_run();');
+unlike($again->{stderr}, qr/ERROR|WARNING/, 'nothing is amiss after DROP and CREATE EXTENSION');
+$again->quit;
+is($crm->shown('c1@crm.test') =~ s/\|g\d$//r, 'subscribed|again', 'a session that ran mc_run before runs it on');
+
 done_testing();
