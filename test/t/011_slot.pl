@@ -70,7 +70,8 @@ for my $preload (0, 1)
 	is($engine->query('SELECT unit_launcher_asked(), unit_launcher_asked()'), 't|f', 'and told so once');
 	$engine->query('SELECT unit_engine(true)');
 	$engine->quit;
-	is($node->query("SELECT unit_engine_of($database)"), 'none', 'an engine that ended');
+	$node->wait_until("SELECT unit_engine_of($database) = 'none'");
+	pass('an engine that ended');
 
 	# All slots of the struct
 	$session->query("SELECT unit_ghost('x', 60 + i) FROM generate_series(1, 252) AS i");
