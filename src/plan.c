@@ -19,6 +19,7 @@
 #include "access/table.h"
 #include "catalog/namespace.h"
 #include "storage/bufmgr.h"
+#include "storage/lmgr.h"
 #include "utils/lsyscache.h"
 #include "utils/plancache.h"
 #include "utils/rel.h"
@@ -33,13 +34,19 @@
 static const char *const tables[] = {"contact",	 "member",	   "event",	  "recipient",
 									 "activity", "resolution", "opt_out", "failure"};
 
+/* A table that somebody keeps for themselves (VACUUM FULL) is not waited for: it is as large as it was. */
 static BlockNumber
-blocks(const char *table)
+blocks(const char *table, BlockNumber before)
 {
 	Oid schema = get_namespace_oid(MC_SCHEMA, false);
-	Relation relation = table_open(get_relname_relid(table, schema), AccessShareLock);
-	BlockNumber result = RelationGetNumberOfBlocks(relation);
+	Oid oid = get_relname_relid(table, schema);
+	Relation relation;
+	BlockNumber result;
 
+	if (!ConditionalLockRelationOid(oid, AccessShareLock))
+		return before;
+	relation = table_open(oid, NoLock);
+	result = RelationGetNumberOfBlocks(relation);
 	table_close(relation, AccessShareLock);
 	return result;
 }
@@ -53,7 +60,7 @@ mc_forget_bad_plans(void)
 
 	for (size_t i = 0; i < lengthof(tables); i++)
 	{
-		BlockNumber now = blocks(tables[i]);
+		BlockNumber now = blocks(tables[i], planned[i]);
 
 		if (now / 2 >= Max(planned[i], PLANNED_BLOCKS / 2))
 			grown = true;

@@ -57,6 +57,16 @@ $node->wait_until("SELECT in_sync = 3 FROM mc_audience_status");
 is($crm->requests, 'POST /lists/{list_id} 200', 'the change is sent once the way is free');
 unlike(substr(PostgreSQL::Test::Utils::slurp_file($node->logfile), $log), qr/WARNING/, 'without a word');
 
+# A table that somebody has for themselves (VACUUM FULL), and that the work does not need
+$blocker->query('BEGIN; LOCK TABLE mailchimp_sync.activity');
+$log = $node->log_end;
+$crm->ann("UPDATE crm.candidate SET first_name = 'Fox' WHERE id = 2");
+$node->wait_until("SELECT merge_fields ->> 'FNAME' = 'Fox' FROM mc_member WHERE contact_key = '2'");
+$node->query('CALL mc_run()');
+$blocker->query('COMMIT');
+unlike(substr(PostgreSQL::Test::Utils::slurp_file($node->logfile), $log), qr/ERROR|WARNING/, 'who keeps the activities locked halts nothing else');
+$crm->requests;
+
 # One source that cannot go on, and one audience: the others can
 $crm->ann("CREATE TABLE crm.person (id bigint PRIMARY KEY, email text, stop boolean DEFAULT false);
 	INSERT INTO crm.person SELECT g, 'p' || g || '\@crm.test' FROM generate_series(1, 2) g;
