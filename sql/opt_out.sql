@@ -197,14 +197,14 @@ AS $$
 	SELECT CASE WHEN coalesce(_known, 'None given') = 'None given' THEN coalesce(nullif(_said, ''), _known) ELSE _known END
 $$;
 
--- who was known to have left by an answer that did not say why: what a later one says
+-- who was known to have left by an answer that did not say why: what a later one says; of who was erased nothing is kept
 CREATE FUNCTION mailchimp_sync.opt_outs_explained(_email_hashes text[], _reasons text[]) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	UPDATE mailchimp_sync.opt_out o SET reason = mailchimp_sync.better_reason(o.reason, u.reason)
 	FROM unnest(_email_hashes, _reasons) AS u(email_hash, reason)
-	WHERE o.email_hash = lower(u.email_hash) COLLATE "C" AND o.origin = 'mailchimp' AND u.reason <> ''
+	WHERE o.email_hash = lower(u.email_hash) COLLATE "C" AND o.origin = 'mailchimp' AND o.email IS NOT NULL AND u.reason <> ''
 		AND o.reason IS DISTINCT FROM mailchimp_sync.better_reason(o.reason, u.reason)
 $$;
 
@@ -295,18 +295,18 @@ SET search_path = pg_catalog, pg_temp
 SET jit = off
 AS $$
 BEGIN
-	-- OFFSET: as above
+	-- OFFSET: as above. Those who wait, or a restore of the group would gather in memory whatever its members ever got
 	PERFORM mailchimp_sync.skip_recipients(array_agg(w.campaign_id), array_agg(w.source_id), array_agg(w.contact_key)) FROM (
 		SELECT r.campaign_id, r.source_id, r.contact_key
 		FROM joined j
 		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
-			WHERE o.source_id = j.source_id AND o.contact_key = j.contact_key OFFSET 0) r
+			WHERE o.source_id = j.source_id AND o.contact_key = j.contact_key AND o.status = 'pending' OFFSET 0) r
 		UNION
 		SELECT r.campaign_id, r.source_id, r.contact_key
 		FROM (SELECT o.campaign_id FROM mailchimp_sync.campaign o WHERE mailchimp_sync.campaign_is_unsent(o.status) OFFSET 0) c
 		CROSS JOIN joined j
 		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
-			WHERE o.campaign_id = c.campaign_id AND o.email_hash = j.email_hash OFFSET 0) r) w;
+			WHERE o.campaign_id = c.campaign_id AND o.email_hash = j.email_hash AND o.status = 'pending' OFFSET 0) r) w;
 	RETURN NULL;
 END
 $$;

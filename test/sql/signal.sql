@@ -267,6 +267,11 @@ SELECT md5('p3@example.org'), ARRAY[source_id], '{3}', now(), 'x', now() FROM ma
 SELECT mailchimp_sync.erase_signals(e) FROM mailchimp_sync.erasure e;
 SELECT count(*) FROM mc_signal WHERE email = 'p3@example.org' OR contact_key = '3';
 SELECT count(*) > 0 AS others FROM mc_signal WHERE email IS NOT NULL;
+-- and the reason is not read anew that they gave under another address, which stays blocked
+UPDATE mailchimp_sync.opt_out SET email = 'q3@example.org', email_hash = md5('q3@example.org'), reason = 'my heart' WHERE contact_key = '3';
+SELECT mailchimp_sync.erase_opt_outs(e) FROM mailchimp_sync.erasure e;
+SELECT list('q3', 'unsubscribed', '20:00', 'my heart');
+SELECT email, email_hash = md5('q3@example.org') AS is_blocked, origin, reason FROM mailchimp_sync.opt_out WHERE contact_key = '3';
 
 -- ---- kept for a while ----
 SELECT current_setting('mailchimp_sync.signal_retention');
