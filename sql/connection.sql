@@ -415,6 +415,11 @@ BEGIN
 	WHERE c.connection = _connection AND c.status NOT IN ('sent', 'deleted');
 	UPDATE mailchimp_sync.campaign c SET next_poll_at = NULL
 	WHERE c.connection = _connection AND c.next_poll_at IS NOT NULL;
+	-- the other account, asked for their other pages, would say that the campaigns are gone
+	DELETE FROM mailchimp_sync.poll_page g USING mailchimp_sync.campaign c
+	WHERE c.connection = _connection AND c.campaign_id = g.campaign_id;
+	DELETE FROM mailchimp_sync.poll p USING mailchimp_sync.campaign c
+	WHERE c.connection = _connection AND c.campaign_id = p.campaign_id;
 	PERFORM mailchimp_sync.erasures_lost(_connection);
 	PERFORM mailchimp_sync.forget_test_mails(_connection);
 	DELETE FROM mailchimp_sync.merge_field f WHERE f.connection = _connection;

@@ -125,6 +125,10 @@ SELECT count(*) AS polled, count(*) FILTER (WHERE campaign_id % 100 > 0) AS in_t
 	bool_and(next_poll_at - last_polled_at BETWEEN interval '24 hours' AND interval '24 hours 30 seconds') FILTER (WHERE campaign_id % 100 = 0) AS spread,
 	(SELECT count(*) FROM mailchimp_sync.report WHERE emails_sent = 7) AS reports
 FROM mailchimp_sync.campaign WHERE last_polled_at = mailchimp_sync.clock();
+-- the connection belongs to another account from now on: it is not asked for the other pages of these polls
+SELECT mailchimp_sync.forget_remote('mc_main');
+SELECT (SELECT count(*) FROM mailchimp_sync.poll) AS polls, (SELECT count(*) FROM mailchimp_sync.poll_page) AS pages,
+	mailchimp_sync.poll_due() IS NULL AS nothing_due;
 ROLLBACK;
 DROP FUNCTION way, campaigns_read, ask, due, asked;
 DROP TABLE question;
