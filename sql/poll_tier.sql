@@ -105,6 +105,9 @@ BEGIN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'every must be at least one minute';
 	ELSIF _min_age < interval '0' THEN
 		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_age must not be negative';
+	ELSIF greatest(_min_age, _every) > interval '100 years' THEN
+		-- an instant that is out of range would make each poll fail
+		RAISE EXCEPTION USING ERRCODE = 'invalid_parameter_value', MESSAGE = 'min_age and every must not be more than 100 years';
 	END IF;
 	LOCK TABLE mailchimp_sync.poll_tier IN SHARE ROW EXCLUSIVE MODE;
 	_before := ARRAY(SELECT t FROM mailchimp_sync.tier t);

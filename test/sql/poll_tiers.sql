@@ -162,6 +162,8 @@ SELECT mc_set_poll_tier(NULL, '0', '5 minutes');
 SELECT mc_set_poll_tier(1, '0', NULL);
 SELECT mc_set_poll_tier(1, '0', '59 seconds');
 SELECT mc_set_poll_tier(1, '-1 hour', '5 minutes');
+SELECT mc_set_poll_tier(7, '300000 years', '1 day');
+SELECT mc_set_poll_tier(7, '90 days', '300000 years');
 SELECT mc_set_poll_tier(1, '1 hour', '5 minutes');
 SELECT mc_set_poll_tier(2, '24 hours', '5 minutes');
 SELECT * FROM mailchimp_sync.poll_tier;
