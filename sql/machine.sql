@@ -67,9 +67,13 @@ SET enable_mergejoin = off
 SET plan_cache_mode = force_generic_plan
 AS $$
 DECLARE
-	_since	timestamptz := (SELECT g.since FROM mailchimp_sync.poll_page g
-		WHERE g.campaign_id = _campaign_id AND g.walk = 'human_clicks' AND g.page_offset = _offset);
+	_since	timestamptz;
 BEGIN
+	SELECT g.since INTO _since FROM mailchimp_sync.poll_page g
+	WHERE g.campaign_id = _campaign_id AND g.walk = 'human_clicks' AND g.page_offset = _offset;
+	IF NOT FOUND THEN
+		RETURN;		-- it was given up meanwhile
+	END IF;
 	WITH person AS MATERIALIZED (
 		SELECT coalesce(m.email_hash, lower(u.id)) COLLATE "C" AS email_hash, u.activity
 		FROM unnest(_ids, _activities) AS u(id, activity)

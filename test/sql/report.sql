@@ -231,6 +231,7 @@ SELECT mailchimp_sync.activities_seen(20, array_agg(md5(i || '@crm.test')), arra
 		{"action": "click", "timestamp": "2026-03-01T12:00:00+00:00", "url": "b"}]'::text)) FROM generate_series(1001, 6000) i;
 SELECT * FROM is_cheap($$opens_seen(20, array_agg(md5(i || '@crm.test')),
 	array_agg('[{"timestamp": "2026-03-01T12:00:00+00:00", "is_proxy_open": true}]'::text)) FROM generate_series(1001, 1200) i$$);
+INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset) VALUES (20, 'human_clicks', 0);
 SELECT * FROM is_cheap($$human_clicks_seen(20, 0, array_agg(md5(i || '@crm.test')),
 	array_agg('[{"action": "click", "timestamp": "2026-03-01T12:00:00+00:00", "url": "a"}]'::text)) FROM generate_series(1101, 1300) i$$);
 SELECT type, coalesce(url, '') AS url, count(*) FROM mc_activity WHERE machine GROUP BY 1, 2 ORDER BY 1, 2;
