@@ -283,7 +283,7 @@ BEGIN
 			mailchimp_sync.poll_next_at(_campaign_id, mailchimp_sync.clock(), CASE WHEN mailchimp_sync.is_poll_in_turn(o)
 				THEN greatest(o.next_poll_at - _first_at, interval '0') END) AS spread_at
 		FROM mailchimp_sync.campaign o WHERE o.campaign_id = _campaign_id OFFSET 0) n	-- computed once
-	WHERE c.campaign_id = _campaign_id;
+	WHERE c.campaign_id = _campaign_id AND c.next_poll_at IS NOT NULL;		-- else it is not polled any more
 END
 $$;
 
@@ -331,9 +331,9 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	_c			mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 	_figures	jsonb := mailchimp_sync.poll_figures(_unsubscribed, _complaints, _bounces, _opens, _clicks);
 BEGIN
-	PERFORM mailchimp_sync.answered_campaign(_campaign_id);
 	INSERT INTO mailchimp_sync.report AS r (campaign_id, emails_sent, opens_total, unique_opens, clicks_total,
 		unique_clickers, hard_bounces, soft_bounces, syntax_errors, unsubscribed, complaints, polled_at, human_opens, human_openers)
 	VALUES (_campaign_id, _emails_sent, coalesce((_opens ->> 'opens_total')::bigint, 0),
@@ -351,7 +351,8 @@ BEGIN
 	-- the page that it is, where it is one (poll_alone)
 	DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
-	IF mailchimp_sync.poll_goes_on(_campaign_id, _figures) THEN
+	-- an answer of the account that the connection had until now leads to no requests to the one that it has
+	IF _c.next_poll_at IS NOT NULL AND mailchimp_sync.poll_goes_on(_campaign_id, _figures) THEN
 		INSERT INTO mailchimp_sync.poll (campaign_id, started_at, figures) VALUES (_campaign_id, _started_at, _figures);
 	ELSE
 		PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at, _first_at);
@@ -462,7 +463,9 @@ AS $$
 DECLARE
 	_c	mailchimp_sync.campaign := mailchimp_sync.answered_campaign(_campaign_id);
 BEGIN
-	IF _status <> 404 THEN
+	IF _c.next_poll_at IS NULL THEN
+		RETURN;		-- by the account that the connection had until now, or of a campaign that is no more
+	ELSIF _status <> 404 THEN
 		PERFORM mailchimp_sync.poll_rests(_campaign_id, _title, _detail, NULL);
 		RETURN;
 	END IF;

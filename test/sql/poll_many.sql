@@ -129,6 +129,12 @@ FROM mailchimp_sync.campaign WHERE last_polled_at = mailchimp_sync.clock();
 SELECT mailchimp_sync.forget_remote('mc_main');
 SELECT (SELECT count(*) FROM mailchimp_sync.poll) AS polls, (SELECT count(*) FROM mailchimp_sync.poll_page) AS pages,
 	mailchimp_sync.poll_due() IS NULL AS nothing_due;
+-- nor by what the former account still answers: totals are stored, and that is all
+SELECT mailchimp_sync.report_seen(1002, mailchimp_sync.clock(), 8, 0, 0, '{}', '{"opens_total": 3}', '{}');
+SELECT mailchimp_sync.report_seen(1004, mailchimp_sync.clock(), 8, 0, 0, '{}', '{}', '{}');
+SELECT mailchimp_sync.poll_refused(1003, 'activity', mailchimp_sync.clock(), 404, 'Resource Not Found', '');
+SELECT (SELECT count(*) FROM mailchimp_sync.poll) AS polls, (SELECT count(*) FROM mailchimp_sync.poll_page) AS pages,
+	mailchimp_sync.poll_due() IS NULL AS nothing_due, (SELECT count(*) FROM mailchimp_sync.report WHERE emails_sent = 8) AS reports;
 ROLLBACK;
 DROP FUNCTION way, campaigns_read, ask, due, asked;
 DROP TABLE question;
