@@ -73,6 +73,24 @@ CREATE TRIGGER counted_in AFTER INSERT ON mailchimp_sync.activity
 CREATE TRIGGER counted_out AFTER DELETE ON mailchimp_sync.activity
 	REFERENCING OLD TABLE AS changed FOR EACH STATEMENT EXECUTE FUNCTION mailchimp_sync.count_activity();
 
+-- a restore may have filled the table without its triggers
+CREATE FUNCTION mailchimp_sync.recount_activity() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	LOCK TABLE mailchimp_sync.activity IN SHARE ROW EXCLUSIVE MODE;
+	DELETE FROM mailchimp_sync.activity_count;
+	INSERT INTO mailchimp_sync.activity_count (campaign_id, opened, clicked, bounced, unsubscribed, complained,
+		machine_opened, machine_clicked)
+	SELECT a.campaign_id, count(*) FILTER (WHERE a.type = 'opened'), count(*) FILTER (WHERE a.type = 'clicked'),
+		count(*) FILTER (WHERE a.type = 'bounced'), count(*) FILTER (WHERE a.type = 'unsubscribed' AND a.sub_key = ''),
+		count(*) FILTER (WHERE a.type = 'unsubscribed' AND a.sub_key <> ''),
+		count(*) FILTER (WHERE a.type = 'opened' AND a.machine), count(*) FILTER (WHERE a.type = 'clicked' AND a.machine)
+	FROM mailchimp_sync.activity a GROUP BY a.campaign_id;
+END
+$$;
+
 /* ---- keeping ---- */
 
 -- bounces, opens and clicks are kept from this instant on (mailchimp_sync.activity_retention); null: all

@@ -558,6 +558,7 @@ BEGIN
 			-- nor who has left: that is read before anything is sent (sending_audiences)
 			UPDATE mailchimp_sync.audience a SET read_at = NULL WHERE a.read_at IS NOT NULL;
 			PERFORM mailchimp_sync.campaigns_restored();
+			PERFORM mailchimp_sync.recount_activity();
 		END IF;
 		PERFORM mailchimp_sync.stamp_home(true);
 		PERFORM mailchimp_sync.compare_connection(NULL);
