@@ -170,7 +170,7 @@ $sim->hold(path => '^/reports$', when => 'after');
 $crm->later(86400);
 $session = begin_run();
 $sim->wait_held;
-$node->kill_backend($node->query("SELECT pid FROM pg_stat_activity WHERE query LIKE 'CALL mc_run%'"));
+$node->kill_backend($node->query('SELECT pid FROM mailchimp_sync.engine()'));
 eval { $session->quit };
 $sim->release;
 $crm->run;
