@@ -166,8 +166,8 @@ SELECT 100 + i, 'mc_main', 1, 'l1', CASE WHEN i % 10 = 3 THEN 'The newsletter of
 	'sent', 'm' || 100 + i, '2026-01-01Z', 'x', 'c' || 100 + i, 100 + i, timestamptz '2026-01-01Z' + i * interval '11 hours', 1000 * i
 FROM generate_series(1, 110) i;
 INSERT INTO mailchimp_sync.report (campaign_id, emails_sent, opens_total, unique_opens, clicks_total, unique_clickers, hard_bounces, soft_bounces,
-	syntax_errors, unsubscribed, complaints, polled_at)
-SELECT 100 + i, 1000 * i, 900 * i, (300 + i) * i, 90 * i, 30 * i, 4 * i, 2 * i, 0, i, 0, '2026-03-13Z' FROM generate_series(1, 110, 2) i;
+	syntax_errors, unsubscribed, complaints, polled_at, human_opens, human_openers)
+SELECT 100 + i, 1000 * i, 900 * i, (300 + i) * i, 90 * i, 30 * i, 4 * i, 2 * i, 0, i, 0, '2026-03-13Z', 600 * i, (200 + i) * i FROM generate_series(1, 110, 2) i;
 
 /* ---- for the dashboard ---- */
 
