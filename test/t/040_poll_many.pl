@@ -28,6 +28,8 @@ $crm->max("SELECT mc_send_campaign(c) FROM unnest('{" . join(',', @old) . "}'::b
 $crm->run;
 %remote = split /[|\n]/, $crm->rita("SELECT campaign_id, mailchimp_id FROM mc_campaign WHERE status = 'sent'");
 is(scalar keys %remote, $many, "$many campaigns are sent");
+# in one second, however slow the machine is: what is asked for together begins where ten were sent nearest to each other
+$node->query('UPDATE mailchimp_sync.campaign SET sent_at = (SELECT min(c.sent_at) FROM mailchimp_sync.campaign c)');
 $crm->journal;
 
 sub begin_run
@@ -150,7 +152,7 @@ for my $fault ({ type => 'status', status => 400, json => JSON::PP::true }, 'htm
 	is(polled_since($before), $left + 2, "$name: all are polled all the same");
 	my @asked = $crm->journal;
 	is(scalar(grep { $_->{route} eq 'GET /reports' } @asked), 1, 'one try to do it together');
-	is(asked(grep { $remote{ $old[3] } eq substr $_->{path}, 9 } @asked), $remote{ $old[3] }, 'then each alone, once');
+	is(asked(grep { $_->{path} eq "/reports/$remote{ $old[3] }" } @asked), $remote{ $old[3] }, 'then each alone, once');
 	$sim->delete('/_sim/faults');
 }
 is($crm->rita('SELECT count(*) FROM mc_failure'), 0, 'no failure is left');
