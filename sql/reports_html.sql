@@ -68,7 +68,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT mailchimp_sync.html_table('The latest first', ARRAY['campaign', '#opened', '#clicked', '#mails', '#bounced', '#unsubscribed'],
 			array_agg(mailchimp_sync.html_row(concat(mailchimp_sync.html_link(r.report_url, r.name),
-					format('<small>Campaign %s, %s</small><small class="narrow">%s, %s bounced, %s unsubscribed</small>', n.campaign_id, mailchimp_sync.html_time(c.sent_at),
+					format('<small>Campaign %s, %s%s</small><small class="narrow">%s, %s bounced, %s unsubscribed</small>', n.campaign_id, mailchimp_sync.html_time(c.sent_at),
+						', opened by people: ' || CASE WHEN r.human_open_rate < r.open_rate THEN mailchimp_sync.html_percent(r.human_open_rate) END,
 						mailchimp_sync.html_count(r.emails_sent, 'mail', 'mails'),
 						mailchimp_sync.html_number(r.hard_bounces + r.soft_bounces), mailchimp_sync.html_number(r.unsubscribed))),
 				mailchimp_sync.chart_bar(mailchimp_sync.html_percent(r.open_rate), 'opens', r.open_rate),
@@ -79,7 +80,7 @@ AS $$
 		|| mailchimp_sync.html_rest(count(*), min(n.total), 'mc_report')
 	FROM mailchimp_sync.reports_newest(true, 75) n
 	JOIN mailchimp_sync.campaign c USING (campaign_id)
-	CROSS JOIN LATERAL (SELECT o.name, o.emails_sent, o.open_rate, o.click_rate, o.hard_bounces, o.soft_bounces, o.unsubscribed, o.report_url
+	CROSS JOIN LATERAL (SELECT o.name, o.emails_sent, o.open_rate, o.human_open_rate, o.click_rate, o.hard_bounces, o.soft_bounces, o.unsubscribed, o.report_url
 		FROM @extschema@.mc_report o WHERE o.campaign_id = n.campaign_id OFFSET 0) r
 	HAVING count(*) > 0
 $$;
