@@ -1,14 +1,14 @@
 // The pages of mc_report_html and mc_reports_html in Chromium: on a phone, on a desktop and on paper, in light and dark, with campaigns of all
 // kinds, and with words of others that try to be more than words. test/run has made the campaigns of data.sql.
 //
-// Screenshots and the printed pages are in BUILD/browser, for a person to look at.
+// Screenshots and the printed pages are in SCREENSHOTS (BUILD/browser), for a person to look at.
 
 import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { mkdirSync, rmSync } from 'node:fs';
 import { openTab, query, sizes, start } from './browser.js';
 
-const folder = `${process.env.BUILD}/browser`;
+const folder = process.env.SCREENSHOTS;
 const report = (campaign) => query(`SELECT mc_report_html(${campaign})`);
 const kinds = {
   ordinary: { html: () => report(1), title: 'Spring' },
