@@ -95,12 +95,12 @@ for my $copy (qw(started running verified))
 	$crm->later(140);
 	McTest::poll("$copy to be done", sub {
 		$node->query("SELECT mc_approve('people')", @in) if $node->query('SELECT state FROM mc_audience', @in) eq 'guard_stopped';
-		# who is outside may be still to leave
-		$node->query("SELECT count(*) FILTER (WHERE state = 'in_sync') = 11 AND count(*) FILTER (WHERE state = 'outside' AND action IS NULL) = 509
+		# who is outside may be still to leave, once the copy has read whom the one before brought back
+		$many->count('archived', "id <= 510 AND id <> $back") == 509 && $node->query("SELECT count(*) FILTER (WHERE state = 'in_sync') = 11 AND count(*) FILTER (WHERE state = 'outside' AND action IS NULL) = 509
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.batch) FROM mailchimp_sync.contact", db => $copy) eq 't';
 	});
 	is($crm->shown("c$back\@crm.test") =~ s/\|g\d$//r, 'subscribed|Back', "N14: $copy: who comes back is brought back");
-	is($many->count('archived', "id <= 510 AND id <> $back"), 509, "$copy: all others are archived");
+	pass("$copy: all others are archived");
 	$node->query('SELECT mc_stop_worker()', @in);
 }
 is($many->states =~ s/.* //r, 'finished', 'all by one batch');
