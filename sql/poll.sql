@@ -230,7 +230,8 @@ BEGIN
 	SELECT * INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id FOR NO KEY UPDATE SKIP LOCKED;
 	_at := greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(coalesce(_c.poll_failures, 0) + 1));
 	UPDATE mailchimp_sync.poll SET next_attempt_at = _at WHERE campaign_id = _campaign_id;
-	IF _c.campaign_id IS NULL THEN
+	-- one that is not polled any more, as after a change of the account, is not polled again for that
+	IF _c.next_poll_at IS NULL THEN
 		RETURN;
 	END IF;
 	UPDATE mailchimp_sync.campaign SET poll_failures = poll_failures + 1,

@@ -227,7 +227,7 @@ AS $$
 			last_changed, read_at)
 		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.reason, k.last_changed, _asked_at FROM known k
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
-			-- a report says it better (report.sql)
+			-- a report says it better (activity.sql)
 			unsubscribed_at = CASE WHEN excluded.status <> 'unsubscribed' OR m.status = 'unsubscribed' THEN m.unsubscribed_at
 				ELSE excluded.last_changed END,
 			unsubscribe_reason = CASE WHEN excluded.status <> 'unsubscribed' THEN m.unsubscribe_reason

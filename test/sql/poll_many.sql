@@ -133,8 +133,10 @@ SELECT (SELECT count(*) FROM mailchimp_sync.poll) AS polls, (SELECT count(*) FRO
 SELECT mailchimp_sync.report_seen(1002, mailchimp_sync.clock(), 8, 0, 0, '{}', '{"opens_total": 3}', '{}');
 SELECT mailchimp_sync.report_seen(1004, mailchimp_sync.clock(), 8, 0, 0, '{}', '{}', '{}');
 SELECT mailchimp_sync.poll_refused(1003, 'activity', mailchimp_sync.clock(), 404, 'Resource Not Found', '');
+SELECT mailchimp_sync.poll_rests(1005, 'no answer', NULL, NULL);
 SELECT (SELECT count(*) FROM mailchimp_sync.poll) AS polls, (SELECT count(*) FROM mailchimp_sync.poll_page) AS pages,
-	mailchimp_sync.poll_due() IS NULL AS nothing_due, (SELECT count(*) FROM mailchimp_sync.report WHERE emails_sent = 8) AS reports;
+	mailchimp_sync.poll_due() IS NULL AS nothing_due, (SELECT count(*) FROM mailchimp_sync.report WHERE emails_sent = 8) AS reports,
+	(SELECT count(*) FROM mailchimp_sync.campaign WHERE next_poll_at IS NOT NULL) AS polled;
 ROLLBACK;
 DROP FUNCTION way, campaigns_read, ask, due, asked;
 DROP TABLE question;
