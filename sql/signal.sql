@@ -282,9 +282,7 @@ AS $$
 	WHERE s.signal_id > coalesce(_after, 0)
 		AND s.kind = ANY (ARRAY(SELECT k.kind FROM unnest(mailchimp_sync.signal_kinds()) AS k(kind)
 			WHERE mailchimp_sync.signal_enabled(k.kind, btrim(_subscriber))))
-		AND s.connection = ANY (ARRAY(SELECT c.connection FROM mailchimp_sync.known_connection c
-			-- of one that is gone, those who have a grant on all
-			WHERE mailchimp_sync.caller_has('reader', CASE WHEN c.server IS NOT NULL THEN c.connection ELSE '' END)))
+		AND s.connection = ANY (ARRAY(SELECT c.connection FROM mailchimp_sync.connection_of_caller() c))
 	ORDER BY s.signal_id
 $$;
 
