@@ -283,23 +283,26 @@ AS $$
 DECLARE
 	_audience	mailchimp_sync.audience;
 	_new		mailchimp_sync.activity[];
+	_hashes		text[];
 BEGIN
-	WITH stored AS (
-		INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, source_id,
-			contact_key, email, reason, recorded_at)
-		SELECT _campaign_id, coalesce(m.email_hash, lower(u.id)), 'unsubscribed', u.at::timestamptz, CASE WHEN _complained THEN 'complaint' ELSE '' END,
-			1, m.source_id, m.contact_key, coalesce(m.email, u.email), CASE WHEN _complained THEN 'abuse complaint' ELSE nullif(u.reason, '') END,
-			mailchimp_sync.clock()
+	WITH shown AS MATERIALIZED (
+		SELECT coalesce(m.email_hash, lower(u.id)) AS email_hash, m.source_id, m.contact_key, coalesce(m.email, u.email) AS email,
+			u.at::timestamptz AS occurred_at, CASE WHEN _complained THEN 'abuse complaint' ELSE nullif(u.reason, '') END AS reason,
+			EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id)) AS is_erased
 		FROM unnest(_ids, _emails, _times, _reasons) AS u(id, email, at, reason)
 		LEFT JOIN mailchimp_sync.recipient_shown(_campaign_id, lower(u.id)) m ON true
-		WHERE NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id))
+	), stored AS (
+		INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, source_id,
+			contact_key, email, reason, recorded_at)
+		SELECT _campaign_id, s.email_hash, 'unsubscribed', s.occurred_at, CASE WHEN _complained THEN 'complaint' ELSE '' END,
+			1, s.source_id, s.contact_key, s.email, s.reason, mailchimp_sync.clock()
+		FROM shown s WHERE NOT s.is_erased
 		ON CONFLICT DO NOTHING
 		RETURNING *
 	)
-	SELECT array_agg(ROW(s.*)::mailchimp_sync.activity) INTO _new FROM stored s;
-	PERFORM mailchimp_sync.raise_recipients(_campaign_id, ARRAY(SELECT coalesce(m.email_hash, lower(i))
-		FROM unnest(_ids) i LEFT JOIN mailchimp_sync.recipient_shown(_campaign_id, lower(i)) m ON true),
-		array_fill('unsubscribed'::text, ARRAY[cardinality(_ids)]));
+	SELECT (SELECT array_agg(ROW(n.*)::mailchimp_sync.activity) FROM stored n), ARRAY(SELECT s.email_hash FROM shown s)
+	INTO _new, _hashes;
+	PERFORM mailchimp_sync.raise_recipients(_campaign_id, _hashes, array_fill('unsubscribed'::text, ARRAY[cardinality(_hashes)]));
 
 	SELECT a.* INTO _audience FROM mailchimp_sync.campaign c
 	JOIN mailchimp_sync.audience a USING (audience_id)
