@@ -81,6 +81,8 @@ CREATE TABLE mailchimp_sync.member (
 	-- and normalises, so our own push would read back as an edit)
 	sent_fields		jsonb,
 	shown_fields	jsonb,
+	-- the fields as Mailchimp shows them now, where they are read: in audiences of direction pull or both (pull.sql)
+	read_fields		jsonb,
 	sent_source_id	integer,			-- by whose mapping they were sent
 	-- the tags that requests of ours have put there, or may have, and that were not taken away since (D16)
 	sent_tags		text[] COLLATE "C",
@@ -88,8 +90,17 @@ CREATE TABLE mailchimp_sync.member (
 	last_changed	timestamptz,
 	pushed_at		timestamptz,
 	read_at			timestamptz,
+	seen_at			timestamptz,		-- in a page that asked then and of which it was left out (pull.sql)
+	-- to be brought into the CRM from then on; null: nothing to bring
+	inbound_at		timestamptz,
+	-- the row of the CRM that it was brought into, where that is no contact of the audience
+	inbound_source_id	integer,
+	inbound_key		text COLLATE "C",
 	PRIMARY KEY (audience_id, email_hash)
 );
+CREATE INDEX member_inbound ON mailchimp_sync.member (audience_id, inbound_at) WHERE inbound_at IS NOT NULL;
+-- who has moved to another address is known by the id; of audiences that only push there is none in it
+CREATE INDEX member_mailchimp_id ON mailchimp_sync.member (audience_id, mailchimp_id) WHERE read_fields IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.member', '');
 
 -- where it is unsubscribed: by the policy on_leave, as far as we know, and not by the person?
@@ -239,7 +250,7 @@ SELECT a.audience, nullif(m.email, '') AS email, s.source, c.contact_key, m.stat
 	m.status IN ('subscribed', 'pending') AS active,
 	CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribed_at END AS unsubscribed_at,
 	CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END AS unsubscribe_reason,
-	coalesce(m.shown_fields, m.sent_fields) AS merge_fields,
+	coalesce(CASE WHEN a.direction <> 'push' THEN m.read_fields END, m.shown_fields, m.sent_fields) AS merge_fields,
 	coalesce(m.shown_tags, m.sent_tags) AS tags,
 	m.mailchimp_id, m.last_changed, m.pushed_at, NOT m.ours AS foreign_member
 FROM mailchimp_sync.member m

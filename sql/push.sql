@@ -275,7 +275,7 @@ AS $$
 		SELECT DISTINCT ON (u.hash) u.* FROM unnest(_hashes, _emails, _statuses, _contact_ids, _fields, _tags, _last_changed)
 			AS u(hash, email, status, contact_id, fields, tags, last_changed)
 	), sent AS (
-		SELECT c.*, b.member, ARRAY(SELECT jsonb_array_elements_text(b.member -> 'tags')) AS tags
+		SELECT c.*, a.direction, b.member, ARRAY(SELECT jsonb_array_elements_text(b.member -> 'tags')) AS tags
 		FROM mailchimp_sync.carried(_inflight_id) c
 		JOIN mailchimp_sync.audience a USING (audience_id)	-- it may have been dropped meanwhile
 		JOIN (SELECT x.member, x.ordinality FROM mailchimp_sync.inflight f
@@ -283,10 +283,10 @@ AS $$
 			WHERE f.inflight_id = _inflight_id) b ON b.ordinality = c.ordinal
 	), seen AS (
 		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id,
-			sent_fields, shown_fields, sent_source_id, sent_tags, shown_tags, last_changed, pushed_at, read_at)
+			sent_fields, shown_fields, read_fields, sent_source_id, sent_tags, shown_tags, last_changed, pushed_at, read_at)
 		-- the batch call shows no status of who is archived
 		SELECT s.audience_id, s.email_hash, w.email, coalesce(w.status, 'archived'), true, w.contact_id,
-			s.member -> 'merge_fields', w.fields::jsonb, s.source_id,
+			s.member -> 'merge_fields', w.fields::jsonb, CASE WHEN s.direction <> 'push' THEN w.fields::jsonb END, s.source_id,
 			s.tags,
 			ARRAY(SELECT t ->> 'name' FROM jsonb_array_elements(w.tags::jsonb) t ORDER BY 1),
 			mailchimp_sync.instant(w.last_changed), mailchimp_sync.clock(), mailchimp_sync.clock()
@@ -298,7 +298,8 @@ AS $$
 			-- news that tell neither
 			unsubscribed_at = CASE WHEN excluded.status <> 'unsubscribed' OR m.status = 'unsubscribed' THEN m.unsubscribed_at END,
 			unsubscribe_reason = CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END,
-			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields, sent_source_id = excluded.sent_source_id,
+			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields, read_fields = excluded.read_fields,
+			sent_source_id = excluded.sent_source_id,
 			sent_tags = mailchimp_sync.all_tags(m.sent_tags, excluded.sent_tags), shown_tags = excluded.shown_tags,
 			last_changed = excluded.last_changed, pushed_at = excluded.pushed_at, read_at = excluded.read_at
 		RETURNING m.email_hash, m.sent_tags
