@@ -8,6 +8,7 @@ import assert from 'node:assert/strict';
 import { after, before, test } from 'node:test';
 import { readFileSync, writeFileSync } from 'node:fs';
 import { spawn } from 'node:child_process';
+import { createServer } from 'node:http';
 import { fileURLToPath } from 'node:url';
 import { Simulator } from '../simulator/server.js';
 import { startPrism, startRecorder } from './prism.js';
@@ -108,6 +109,26 @@ test('the recorder hears every objection, and no other', async (t) => {
     await control('/faults', { fault: { type: 'status', status: 200, headers: { 'Content-Type': 'application/json' }, body: '{"lists": 1}' } });
     await heard('VIOLATIONS', 'GET', '/3.0/lists');
   });
+});
+
+// The demo has nobody who listens.
+test('webhooks', async (t) => {
+  const recorder = await startRecorder(prism.url);
+  running.push(recorder);
+  const ear = createServer((req, res) => res.end());
+  await new Promise((resolve) => { ear.listen(0, '127.0.0.1', resolve); });
+  t.after(() => ear.close());
+  await control('/reset', {});
+  await control('/demo', { lists: [{ name: 'Customers', id: '1' }] });
+  const all = '/3.0/lists/1/webhooks';
+  const body = { url: `http://127.0.0.1:${ear.address().port}/`, events: { subscribe: true, campaign: true }, sources: { user: true, api: false } };
+  const { body: made } = await ask(recorder.url, 'POST', all, JSON.stringify(body));
+  for (const [method, path, sent] of [['GET', all], ['GET', `${all}/${made.id}`], ['PATCH', `${all}/${made.id}`, '{"events": {"profile": true}}'], ['DELETE', `${all}/${made.id}`]]) {
+    const { status } = await ask(recorder.url, method, path, sent);
+    assert.equal(status, method === 'DELETE' ? 204 : 200, `${method} ${path}`);
+  }
+  assert.equal(recorder.seen.requests, 5);
+  assert.deepEqual(recorder.seen.objections, []);
 });
 
 test('the demo', async (t) => {

@@ -39,6 +39,7 @@ export class Simulator {
   constructor({ seed = 1 } = {}) {
     this.bell = new Bell();
     this.world = new World(seed);
+    this.world.bell = this.bell;
     this.world.operate = (batch, operation) => this.by(batch.request, () => this.operate(batch, operation));
     this.journal = new Journal(this.world, this.bell);
     this.faults = new Faults();
@@ -161,6 +162,7 @@ export class Simulator {
     await sleep(this.latencyOf(call, found));
     if (hold?.when === 'before' && !(await this.holds.stop(hold, call.entry))) return void call.res.destroy();
     if (fault?.when === 'before' && (await this.failBefore(call, fault))) return;
+    call.ahead = await this.askAhead(call, found);
     if (call.generation !== this.generation) return void call.res.destroy();
     const answer = this.perform(call, found);
     if (hold?.when === 'after' && !(await this.holds.stop(hold, call.entry))) return void call.res.destroy();
@@ -218,6 +220,16 @@ export class Simulator {
     if (!call.res.destroyed) call.entry.status = status;
     this.leave(call);
     reply(call.res, this.world, status, body, headers);
+  }
+
+  // What somebody outside has to say before there is an effect: the address of a webhook.
+  askAhead(call, found) {
+    if (!call.user || !found?.route?.ahead) return null;
+    try {
+      return found.route.ahead(JSON.parse(call.raw));
+    } catch {
+      return null;
+    }
   }
 
   // The effect and the answer of a request. Everything here happens in one turn of the event loop, so that no other request
@@ -288,7 +300,7 @@ export class Simulator {
     if (route.write && !MAY[call.user.role].includes(route.write)) throw forbidden();
     const query = readQuery(route, call.query);
     const plan = route.shape ? planOf(route.shape, query) : ALL;
-    const ctx = { world: this.world, account: call.account, user: call.user, key: call.key, params, query, plan, body: readBody(route, call.raw) };
+    const ctx = { world: this.world, account: call.account, user: call.user, key: call.key, params, query, plan, body: readBody(route, call.raw), ahead: call.ahead };
     const body = route.handler(ctx);
     return body === undefined ? { status: 204 } : { body: prune(body, ctx.plan) };
   }

@@ -12,8 +12,9 @@ import { routes as templates } from './templates.js';
 import { routes as campaigns } from './campaigns.js';
 import { routes as actions } from './campaign_actions.js';
 import { routes as reports } from './reports.js';
+import { routes as webhooks } from './webhooks.js';
 
 export const routes = [
   ...account, ...lists, ...batch, ...batches, ...members, ...tags, ...mergeFields, ...segments, ...templates, ...campaigns, ...actions,
-  ...reports,
+  ...reports, ...webhooks,
 ];

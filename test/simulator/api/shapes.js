@@ -64,6 +64,13 @@ export const MERGE_FIELD = names(`merge_id tag name type required default_value 
   options: names('default_country phone_format date_format choices size'),
   _links: LINKS,
 });
+export const WEBHOOK = names('id url list_id signing_enabled', {
+  events: names('subscribe unsubscribe profile cleaned upemail campaign sms_subscribe sms_unsubscribe upsms sms_campaign'),
+  sources: names('user admin api'),
+  _links: LINKS,
+});
+export const WEBHOOKS = collection('webhooks', WEBHOOK, 'list_id');
+
 export const MERGE_FIELDS = collection('merge_fields', MERGE_FIELD, 'list_id merge_field_limit');
 
 export const SEGMENT = names('id name member_count type created_at updated_at list_id', {

@@ -1,6 +1,8 @@
 // Control: faults, holds, latency, the limit, configuration, the journal and the clock.
 
 import { iso, parseInstant } from '../lib/clock.js';
+import { tick } from '../lib/sending.js';
+import { pump } from '../lib/webhooks.js';
 
 const milliseconds = (query) => Math.min(Number(query.wait) || 0, 600) * 1000;
 
@@ -69,6 +71,8 @@ function setClock({ world, body }) {
     clock.offset = at * 1000 - Date.now();
   }
   if (body.advance !== undefined) clock.offset += number(body.advance, 'advance') * 1000;
+  tick(world);
+  pump(world);
   return readClock({ world });
 }
 

@@ -8,8 +8,9 @@ import { routes as looking } from './looking.js';
 import { routes as behaviour } from './behaviour.js';
 import { routes as people } from './people.js';
 import { routes as truth } from './truth.js';
+import { routes as webhooks } from './webhooks.js';
 
-const router = new Router([...accounts, ...looking, ...behaviour, ...people, ...truth]);
+const router = new Router([...accounts, ...looking, ...behaviour, ...people, ...truth, ...webhooks]);
 
 function send(res, status, body) {
   const text = JSON.stringify(body);

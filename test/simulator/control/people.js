@@ -9,6 +9,7 @@ import { addToSegment, findTag, removeFromSegment, removeSegment, tagNamed } fro
 import { sendToCrowd } from '../lib/crowd.js';
 import { addEvents, engage, personOf, readEvent } from '../lib/events.js';
 import { schedule, startSending, tick, unschedule } from '../lib/sending.js';
+import { addWebhook, because } from '../lib/webhooks.js';
 import { removeCampaign } from '../api/campaigns.js';
 import { listNamed, rawMember } from './looking.js';
 
@@ -78,6 +79,9 @@ const ACTS = {
   },
 };
 
+// What contacts do not do themselves; webhooks tell the difference.
+const COLLEAGUES = ['add', 'admin_unsubscribe', 'archive', 'delete_permanent'];
+
 function addMember(world, list, body) {
   if (list.members.has(hashOf(body.email))) throw new Error(`${body.email} is in the list already`);
   const member = createMember(world, list, {
@@ -99,8 +103,12 @@ function memberFor(world, list, body) {
 
 function memberAct(world, list, body) {
   if (body.action !== 'add' && !ACTS[body.action]) throw new Error(`action: add, ${Object.keys(ACTS).join(', ')}`);
-  const member = memberFor(world, list, body);
-  ACTS[body.action]?.(world, list, member, body);
+  const cause = { source: body.by || (COLLEAGUES.includes(body.action) ? 'admin' : 'user'), campaign: body.campaign };
+  const member = because(world, cause, () => {
+    const found = memberFor(world, list, body);
+    ACTS[body.action]?.(world, list, found, body);
+    return found;
+  });
   return list.members.get(member.id) === member ? rawMember(list, member) : null;
 }
 
@@ -125,6 +133,8 @@ const LIST_ACTS = {
     removeSegment(world, list, found);
     return { deleted: found.id };
   },
+  // in the app, before there were signatures
+  add_webhook: (world, list, { url, events, sources }) => addWebhook(world, list, { url, events, sources }, false),
   delete_list(world, list) {
     world.lists.delete(list.id);
     list.account.lists.delete(list.id);

@@ -21,7 +21,7 @@ export function addEvents(world, campaign, events) {
     campaign.events.push(event);
     touched.add(person);
     if (event.url && !campaign.urls.includes(event.url)) campaign.urls.push(event.url);
-    if (CHANGES.includes(event.action)) world.upcoming.push({ list: listOfCampaign(campaign), person, event });
+    if (CHANGES.includes(event.action)) world.upcoming.push({ campaign, list: listOfCampaign(campaign), person, event });
     if (event.action === 'open') person.member.opened += 1;
     if (event.action === 'click') person.member.clicked += 1;
   }

@@ -29,6 +29,7 @@ export function addList(world, account, input) {
     counts: { subscribed: 0, unsubscribed: 0, cleaned: 0, pending: 0, transactional: 0, archived: 0 },
     mergeFields: [],
     nextMergeId: 1,
+    webhooks: new Map(),
     segments: new Map(),
     tagNames: null,
     version: 0,

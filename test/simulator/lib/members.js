@@ -7,6 +7,7 @@ import { parseMemberTime } from './clock.js';
 import { readValue, sameValue } from './merge.js';
 import { addToSegment, removeFromSegment, tagNamed } from './segments.js';
 import { complianceState, forgotten, invalid, memberExists } from './problem.js';
+import { addressChanged, profileChanged, statusChanged } from './webhooks.js';
 
 const PLAIN_KEYS = ['email_type', 'language', 'vip', 'ip_signup', 'ip_opt'];
 
@@ -44,6 +45,7 @@ export function setStatus(world, list, member, status, by, at = world.now(), rea
   else if (status === 'unsubscribed') unsubscribed(list, member, by, at, reason);
   else if (status === 'cleaned') member.cleaned = true;
   else if (status === 'pending') world.confirmations.push({ list: list.id, email: member.email_address, at });
+  statusChanged(world, list, member, old, status, member.unsubscribe_reason);
   world.touch(list);
 }
 
@@ -215,10 +217,12 @@ export function updateMember(world, list, member, input, { skipRequired = false 
   checkDetails(input);
   const values = mergeValues(world, list, input.merge_fields, member, skipRequired);
   let changed = assign(member, input, values);
+  if (changed) profileChanged(world, list, member);
   if (moves) {
     const was = member.email_address;
     move(list, member, email);
     note(world, list, member, { from: member.status, to: member.status, was });
+    addressChanged(world, list, member, was);
     changed = true;
   } else if (email !== undefined && email !== member.email_address) {
     // Only the case differs: the same member, shown as written last.
@@ -272,6 +276,7 @@ export function archive(world, list, member) {
 // Erases the person and keeps the hash, so that no way but a form of Mailchimp's brings the address back.
 export function forget(world, list, member) {
   note(world, list, member, { from: member.status, to: null });
+  statusChanged(world, list, member, member.status, null);
   for (const id of member.tags.keys()) list.segments.get(id).members.delete(member);
   list.counts[member.status] -= 1;
   leave(list, member);

@@ -5,6 +5,7 @@ import { isSegmented, linksOf, listOfCampaign, mailable, targeted } from './camp
 import { runBatches } from './batches.js';
 import { planAtLeast } from './world.js';
 import { setStatus } from './members.js';
+import { because, campaignDone } from './webhooks.js';
 
 export function startSending(world, campaign, at = world.now()) {
   const members = mailable(campaign.frozen || targeted(world, campaign));
@@ -69,6 +70,7 @@ export function cancelSending(world, campaign) {
   campaign.audience = stays;
   campaign.byId = new Map(stays.map((person) => [person.id, person]));
   campaign.status = 'canceled';
+  campaignDone(world, campaign);
   world.active.delete(campaign);
   world.touch();
 }
@@ -85,6 +87,7 @@ export function tick(world) {
     deliver(world, campaign, now);
     if (now < campaign.endsAt) continue;
     campaign.status = 'sent';
+    campaignDone(world, campaign);
     world.active.delete(campaign);
     world.changes += 1;
   }
@@ -96,12 +99,14 @@ export function tick(world) {
 function happen(world, now) {
   let done = 0;
   while (done < world.upcoming.length && world.upcoming[done].event.at <= now) {
-    const { list, person, event } = world.upcoming[done];
+    const { campaign, list, person, event } = world.upcoming[done];
     done += 1;
     if (person.member.status !== 'subscribed' || list.members.get(person.member.id) !== person.member) continue;
     const at = Math.max(event.at, event.made);
-    if (event.action === 'hard') setStatus(world, list, person.member, 'cleaned', 'contact', at);
-    else setStatus(world, list, person.member, 'unsubscribed', 'contact', at, event.reason);
+    because(world, { campaign: campaign.id }, () => {
+      if (event.action === 'hard') setStatus(world, list, person.member, 'cleaned', 'contact', at);
+      else setStatus(world, list, person.member, 'unsubscribed', 'contact', at, event.reason);
+    });
   }
   if (done) world.upcoming.splice(0, done);
 }

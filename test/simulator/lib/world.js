@@ -33,6 +33,8 @@ export const DEFAULTS = {
   compress: false,
   journal_body_bytes: 268435456,
   history: false,
+  webhook_times: 1,
+  webhook_hold: false,
 };
 
 const CHOICES = {
@@ -80,6 +82,10 @@ export class World {
     // Changes of members' statuses and addresses, with the journal's number of the request that is under way.
     this.history = [];
     this.request = null;
+    // Why a member changes where no request does it, see webhooks.js.
+    this.cause = null;
+    this.deliveries = [];
+    clearTimeout(this.webhookTimer);
     // Counts changes of state; the journal's `effect` compares it before and after a request.
     this.changes = 0;
   }
