@@ -297,6 +297,7 @@ AS $$
 	DELETE FROM mailchimp_sync.audience_source WHERE audience_id = _audience_id AND source_id = _source_id;
 	DELETE FROM mailchimp_sync.contact WHERE audience_id = _audience_id AND source_id = _source_id;
 	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _audience_id AND source_id = _source_id;
+	DELETE FROM mailchimp_sync.inbound WHERE audience_id = _audience_id AND source_id = _source_id;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _audience_id AND source_id = _source_id AND campaign_id = 0;
 	SELECT mailchimp_sync.ask_audience(_audience_id);
 $$;
@@ -418,6 +419,7 @@ BEGIN
 	DELETE FROM mailchimp_sync.member WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.tag WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _id;
+	DELETE FROM mailchimp_sync.inbound WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.reading WHERE audience_id = _id;
 	_source_ids := ARRAY(SELECT x.source_id FROM mailchimp_sync.audience_source x WHERE x.audience_id = _id);
