@@ -93,24 +93,29 @@ AS $$
 DECLARE
 	_source_id	integer := mailchimp_sync.source_id(_source);
 	_key		text := (mailchimp_sync.normal_keys(_source_id, ARRAY[_contact_key]))[1];
-	_present	text;
 	_hashes		text[];
 BEGIN
 	IF _key IS NULL THEN
 		RETURN;
 	END IF;
-	_present := mailchimp_sync.email_hash(mailchimp_sync.present_address(_source_id, _key));
-	SELECT coalesce(array_agg(DISTINCT h.email_hash), ARRAY[NULL::text]) INTO _hashes
-	FROM (SELECT _present
-		UNION ALL SELECT c.email_hash FROM mailchimp_sync.contact c WHERE c.source_id = _source_id AND c.contact_key = _key
-		UNION ALL SELECT c.member_hash FROM mailchimp_sync.contact c WHERE c.source_id = _source_id AND c.contact_key = _key
-		UNION ALL SELECT mailchimp_sync.email_hash(c.aside_email) FROM mailchimp_sync.contact c
-			WHERE c.source_id = _source_id AND c.contact_key = _key
-	) AS h(email_hash)
-	WHERE h.email_hash IS NOT NULL;
+	_hashes := coalesce(nullif(mailchimp_sync.hashes_of_contact(_source_id, _key), '{}'), ARRAY[NULL::text]);
 	PERFORM mailchimp_sync.suppress_contact(_source_id, _key, h.email_hash) FROM unnest(_hashes) AS h(email_hash);
 	PERFORM mailchimp_sync.ask_erasure(h.email_hash, ARRAY[_source_id], ARRAY[_key]) FROM unnest(_hashes) AS h(email_hash);
 END
+$$;
+
+-- of the addresses that a contact has now: in the CRM, and where it is at Mailchimp by us
+CREATE FUNCTION mailchimp_sync.hashes_of_contact(_source_id integer, _contact_key text) RETURNS text[]
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(array_agg(DISTINCT h.email_hash), '{}')
+	FROM (SELECT mailchimp_sync.email_hash(mailchimp_sync.present_address(_source_id, _contact_key))
+		UNION ALL
+		SELECT unnest(ARRAY[c.email_hash, c.member_hash, mailchimp_sync.email_hash(c.aside_email)]) FROM mailchimp_sync.contact c
+		WHERE c.source_id = _source_id AND c.contact_key = _contact_key
+	) AS h(email_hash)
+	WHERE h.email_hash IS NOT NULL
 $$;
 
 CREATE FUNCTION mailchimp_sync.contacts_behind(_email_hash text, OUT source_id integer, OUT contact_key text,
@@ -383,6 +388,7 @@ BEGIN
 	PERFORM mailchimp_sync.erase_opt_outs(_e);
 	PERFORM mailchimp_sync.erase_results(_e);
 	PERFORM mailchimp_sync.erase_signals(_e);
+	PERFORM mailchimp_sync.erase_training(_e.email_hash);
 	IF mailchimp_sync.erase_test_mails(_e.email_hash) THEN
 		RETURN 'a test mail';
 	END IF;
@@ -460,6 +466,17 @@ AS $$
 	WHERE mailchimp_sync.email_hash(s.email) = _e.email_hash OR EXISTS (
 		SELECT FROM unnest(_e.source_ids, _e.contact_keys) AS u(source_id, contact_key)
 		WHERE s.source_id = u.source_id AND s.contact_key = u.contact_key COLLATE "C")
+$$;
+
+-- one address fewer that a training connection may push and mail; with none left it may nobody
+CREATE FUNCTION mailchimp_sync.erase_training(_email_hash text) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	UPDATE mailchimp_sync.connection n SET only_addresses = ARRAY(
+		SELECT o.email FROM unnest(n.only_addresses) WITH ORDINALITY AS o(email, place)
+		WHERE mailchimp_sync.email_hash(o.email) <> _email_hash ORDER BY o.place)
+	WHERE n.only_addresses IS NOT NULL AND mailchimp_sync.is_allowed(n.only_addresses, _email_hash)
 $$;
 
 -- recipients that are the person

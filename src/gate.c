@@ -87,6 +87,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_opt_in_email", MC_MARKETER, MC_ANY},
 	{"mc_is_opted_out", MC_READER, MC_ANY},
 	{"mc_erase_contact", MC_ADMIN, MC_ANY},
+	{"mc_export_contact", MC_ADMIN, MC_ANY},
 	/* campaign */
 	{"mc_create_campaign", MC_MARKETER, MC_AUDIENCE, 2},
 	{"mc_alter_campaign", MC_MARKETER, MC_CAMPAIGN, 1},

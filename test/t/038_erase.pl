@@ -38,6 +38,13 @@ sub traces
 		FROM ($tables) t WHERE line ILIKE '%$email%' OR line LIKE '%$hash%'");
 }
 
+# The lists of an export; complete, whoever asked.
+sub sections
+{
+	my ($whom) = @_;
+	return $node->query("SELECT string_agg(key, ' ' ORDER BY key COLLATE \"C\") FROM jsonb_each(mc_export_contact($whom)) WHERE jsonb_typeof(value) = 'array'");
+}
+
 sub forgotten
 {
 	my ($email, @lists) = @_;
@@ -60,6 +67,11 @@ $crm->max("SELECT mc_opt_out('candidate', 1, 'asked me by letter'); SELECT mc_op
 $crm->run;
 $crm->requests;
 like(traces('c1@crm.test'), qr/contact address.* member address.* opt_out address.* opt_out_log address/, 'before: its traces');
+
+is(sections("'c1\@crm.test'"), 'contacts members opt_out_history opt_outs', 'N13: the export has them all');
+is($crm->ann("SELECT string_agg(concat_ws(' ', m ->> 'audience', m ->> 'list', m ->> 'email', m ->> 'status', m #>> '{shown_fields,FNAME}'), ', ' ORDER BY m ->> 'audience')
+	FROM jsonb_array_elements(mc_export_contact('candidate', 1) -> 'members') m"), 'people Customers c1@crm.test unsubscribed F1, second Second c1@crm.test unsubscribed F1',
+	'N13: with what Mailchimp shows, in each list');
 
 $crm->ann("BEGIN; SELECT mc_erase_contact('c1\@crm.test'); ROLLBACK");
 $crm->run;
@@ -122,6 +134,7 @@ $crm->ann("SELECT mc_erase_contact('stranger\@crm.test'); SELECT mc_erase_contac
 $crm->run;
 is(join(', ', sort split /, /, $crm->requests), join(', ', "$erase 204", ("$erase 404") x 3), 'asked of each list, whoever is there');
 is(forgotten('stranger@crm.test', $other), '1', 'a stranger is deleted, too');
+is(sections("'stranger\@crm.test'"), 'erasures opt_outs', 'N13: of who was erased the export has the suppression alone');
 $crm->ann("INSERT INTO crm.candidate (id, email) VALUES (102, 'nobody\@crm.test')");
 $crm->run;
 is($crm->requests . $crm->state(102), 'opted_out|was erased', 'an import does not bring anybody');
