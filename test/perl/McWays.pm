@@ -268,10 +268,13 @@ sub go
 {
 	my ($self, $runs, %options) = @_;
 	my $until = $options{until} // sub { 0 };
+	my $turns = 0;
 
 	@$self{qw(seen rest idle)} = ('', '', 0);
 	while (my @open = grep { !is_done($_) } @$runs)
 	{
+		# a campaign that asks the same again and again changes all the time, and would never end
+		die 'they go round and round', "\n", $self->describe(@open) if ++$turns > 100 * @$runs;
 		my $names = join ', ', map { $_->{name} } @open;
 		my $news = eval { McTest::poll("one of $names to go on", sub { $until->() ? 'enough' : $self->look(@open) }, 0.02) };
 		die $@, $self->describe(@open) if !defined $news;
