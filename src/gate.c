@@ -122,6 +122,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_run", MC_MARKETER, MC_ANY},
 	{"mc_start_worker", MC_ADMIN, MC_ANY},
 	{"mc_stop_worker", MC_ADMIN, MC_ANY},
+	{"mc_hand_over", MC_ADMIN, MC_ALL},
 };
 
 /*
