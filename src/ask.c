@@ -16,6 +16,7 @@
  */
 #include "postgres.h"
 
+#include "catalog/pg_type.h"
 #include "miscadmin.h"
 #include "storage/latch.h"
 #include "utils/timestamp.h"
@@ -138,6 +139,26 @@ mc_ask(const McConnection *connection, const char *method, const char *path, con
 		while ((wait_ms = remaining_ms(until)) > 0)
 			doze(wait_ms);
 	}
+}
+
+McReply *
+mc_ask_logged(const McConnection *connection, const char *kind, int32 audience_id,
+			  const char *method, const char *path, const char *body, TimestampTz deadline)
+{
+	TimestampTz started_at = mc_clock_now();
+	TimestampTz begin = GetCurrentTimestamp();
+	McReply *reply = mc_ask(connection, method, path, body, deadline);
+	double seconds = (double) (GetCurrentTimestamp() - begin) / USECS_PER_SEC;
+	McArg audience = mc_arg_int4(audience_id);
+
+	audience.isnull = audience_id == 0;
+	MC_SQL("SELECT mailchimp_sync.log_asked($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)",
+		   mc_arg_text(connection->name), mc_arg_text(kind), audience, mc_arg_text(method),
+		   mc_arg_text(path), mc_arg_int4(reply->status),
+		   mc_arg_text(mc_outcome_name(reply->outcome)), mc_arg_text(reply->title),
+		   mc_arg_text(reply->detail), mc_arg_time(started_at),
+		   mc_arg_datum(FLOAT8OID, Float8GetDatum(seconds)));
+	return reply;
 }
 
 bool

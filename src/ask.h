@@ -24,6 +24,14 @@ extern TimestampTz mc_ask_deadline(void);
 extern McReply *mc_ask(const McConnection *connection, const char *method, const char *path,
 					   const char *body, TimestampTz deadline);
 
+/*
+ * The same, and noted in the log of requests as work of that kind (of an audience; 0: of none).
+ * An error takes the note along. The caller has SPI connected and is the extension's owner.
+ */
+extern McReply *
+mc_ask_logged(const McConnection *connection, const char *kind, int32 audience_id,
+			  const char *method, const char *path, const char *body, TimestampTz deadline);
+
 /* Does the answer hold what was asked for? */
 extern bool mc_reply_ok(const McReply *reply);
 

@@ -67,6 +67,7 @@ extern McReply *mc_reply_read(const McHttpRequest *request);
  * come in the server's encoding, without what it cannot hold.
  */
 extern McArg mc_json_column(const cJSON *array, const char *path);
+extern char *mc_json_print(const cJSON *item); /* the JSON of an object or an array */
 extern char *mc_json_text(const cJSON *object, const char *path); /* or NULL */
 extern McArg mc_json_text_arg(const cJSON *object, const char *path);
 extern McArg mc_json_int8_arg(const cJSON *object, const char *path); /* no whole number: NULL */

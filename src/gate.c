@@ -120,6 +120,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_set_signal", MC_READER, MC_ANY},
 	/* operating */
 	{"mc_run", MC_MARKETER, MC_ANY},
+	{"mc_api", MC_ADMIN, MC_CONNECTION, 1},
 	{"mc_start_worker", MC_ADMIN, MC_ANY},
 	{"mc_stop_worker", MC_ADMIN, MC_ANY},
 	{"mc_hand_over", MC_ADMIN, MC_ALL},

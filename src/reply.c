@@ -299,6 +299,12 @@ item_text(const cJSON *item)
 	return result;
 }
 
+char *
+mc_json_print(const cJSON *item)
+{
+	return item_text(item);
+}
+
 McArg
 mc_json_column(const cJSON *array, const char *path)
 {

@@ -35,7 +35,7 @@ for my $section (split /^(?=##)/m, $text)
 		($change_level{$name}) = $section =~ /^INSERT and DELETE: level (\w+)/m;
 		next;
 	}
-	($level{$name}) = $section =~ /^Level: (\w+)\b.* Network: (?:none|reads)\./m;
+	($level{$name}) = $section =~ /^Level: (\w+)\b.* Network: (?:none|reads|writes)\./m;
 	ok($level{$name}, "$name: level and network are stated");
 	push @functions, map { [ $name, $_ ] } split /\n/, $block;
 }
