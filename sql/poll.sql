@@ -151,6 +151,8 @@ BEGIN
 						mailchimp_sync.guard_room(d.audience_id, 'subscribe'), 1) w
 					WHERE c.goal IS NOT NULL AND c.connection = _connection AND c.step = 'settle'
 						AND coalesce(greatest(d.at, w.next_attempt_at) <= mailchimp_sync.clock(), true)
+						-- nothing goes there before the statuses are read, which may not work
+						AND d.audience_id IN (SELECT a.audience_id FROM mailchimp_sync.sending_audiences(_connection) a)
 						AND NOT EXISTS (SELECT FROM mailchimp_sync.missing_fields(d.audience_id))));
 END
 $$;

@@ -138,7 +138,20 @@ SELECT (SELECT count(*) FROM mailchimp_sync.poll) AS polls, (SELECT count(*) FRO
 	mailchimp_sync.poll_due() IS NULL AS nothing_due, (SELECT count(*) FROM mailchimp_sync.report WHERE emails_sent = 8) AS reports,
 	(SELECT count(*) FROM mailchimp_sync.campaign WHERE next_poll_at IS NOT NULL) AS polled;
 ROLLBACK;
+-- a copy whose list cannot be read sends its contacts nothing, so no poll waits for contacts of a campaign that it has on its way
+CREATE TABLE person (id integer PRIMARY KEY, email text);
+INSERT INTO person VALUES (1, 'a@crm.test');
+INSERT INTO mailchimp_sync.list (connection, list_id, name, fetched_at) VALUES ('mc_main', 'l1', 'List', now());
+SELECT mc_add_source('person', 'person', 'id', 'email'), mc_create_audience('persons', 'mc_main', 'l1', 'person'), mc_sync_audience('persons');
+SELECT count(*) > 0 AS folded FROM mailchimp_sync.fold_contacts((SELECT source_id FROM mailchimp_sync.source), '{1}');
+INSERT INTO mailchimp_sync.campaign (campaign_id, connection, audience_id, list_id, name, status, goal, step, begun_at, marker, created_at, created_by)
+SELECT 1, 'mc_main', audience_id, 'l1', 'Urgent', 'preparing', 'send', 'settle', now(), 'm1', now(), 'x' FROM mailchimp_sync.audience;
+UPDATE mailchimp_sync.audience SET read_at = now();
+SELECT mailchimp_sync.poll_gives_way('mc_main');
+UPDATE mailchimp_sync.audience SET read_at = NULL;
+SELECT mailchimp_sync.poll_gives_way('mc_main');
 DROP FUNCTION way, campaigns_read, ask, due, asked;
 DROP TABLE question;
 SET client_min_messages = warning;
 DROP EXTENSION mailchimp_sync CASCADE;
+DROP TABLE person;
