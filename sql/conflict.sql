@@ -69,3 +69,182 @@ AS $$
 		CASE WHEN k.has_base THEN v.crm IS DISTINCT FROM v.sent ELSE v.crm IS NOT NULL END AS crm,
 		CASE WHEN k.has_base THEN v.mailchimp IS DISTINCT FROM v.shown ELSE v.mailchimp IS NOT NULL END AS mailchimp) AS c
 $$;
+
+/* ---- of a contact ---- */
+
+-- what has an inbound column, of data: fields, and "email"
+CREATE FUNCTION mailchimp_sync.incoming_fields(_audience_id integer, _source_id integer) RETURNS text[]
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN ARRAY(SELECT k.name FROM mailchimp_sync.inbound i CROSS JOIN LATERAL jsonb_object_keys(i.columns) AS k(name)
+		WHERE i.audience_id = _audience_id AND i.source_id = _source_id
+			AND k.name NOT IN ('status', 'id', 'list_name', 'list_from'));
+END
+$$;
+
+-- these fields as Mailchimp shows them
+CREATE FUNCTION mailchimp_sync.fields_of(_fields jsonb, _named jsonb) RETURNS jsonb
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT coalesce(jsonb_object_agg(k, coalesce(_fields -> k, '""')) FILTER (WHERE _fields IS NOT NULL), '{}')
+	FROM jsonb_object_keys(_named) AS k
+$$;
+
+CREATE TYPE mailchimp_sync.weighed_fields AS (pushes jsonb, agrees jsonb);
+
+/*
+ * The fields of a member that a contact is to have, by direction both: those that are to be pushed, with the values, and those
+ * that have come to be the same on both sides, as what they agree upon from now on (null: nothing new, and ours
+ * already). What a request carried of which no answer is known is sent once more, with the value wanted now. Null: no such member.
+ */
+CREATE FUNCTION mailchimp_sync.weigh_fields(_audience_id integer, _source_id integer, _email_hash text, _policy text,
+	_comes_in text[], _payload jsonb, _open jsonb, _crm_at timestamptz)
+RETURNS mailchimp_sync.weighed_fields
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_weighed	mailchimp_sync.weighed_fields;
+BEGIN
+	SELECT coalesce(jsonb_object_agg(d.field, p.fields -> d.field)
+			FILTER (WHERE d.decision = 'to_mailchimp' OR d.decision = 'in_sync' AND o.is_open), '{}'),
+		coalesce(jsonb_object_agg(d.field, p.fields -> d.field)
+			FILTER (WHERE d.decision = 'in_sync' AND p.fields ? d.field AND NOT o.is_open
+				AND (NOT coalesce(m.sent_fields ? d.field, false)
+					OR mailchimp_sync.field_value(m.sent_fields -> d.field) IS DISTINCT FROM mailchimp_sync.field_value(p.fields -> d.field)
+					OR mailchimp_sync.field_value(m.read_fields -> d.field)
+						IS DISTINCT FROM mailchimp_sync.field_value(coalesce(m.shown_fields, m.sent_fields) -> d.field)
+						AND m.read_fields IS NOT NULL)),
+			CASE WHEN NOT m.ours THEN '{}'::jsonb END)
+	INTO _weighed
+	FROM mailchimp_sync.member m
+	CROSS JOIN LATERAL (SELECT mailchimp_sync.with_emptied(_payload, _source_id, m) -> 'merge_fields' AS fields) AS p
+	LEFT JOIN LATERAL mailchimp_sync.field_decisions(_policy, _comes_in, p.fields, m.sent_fields, m.shown_fields, m.read_fields,
+		_crm_at, m.last_changed) AS d ON true
+	CROSS JOIN LATERAL (SELECT coalesce(p.fields ? d.field AND _open ? d.field, false) AS is_open) AS o
+	WHERE m.audience_id = _audience_id AND m.email_hash = _email_hash
+	GROUP BY m.ours;
+	RETURN _weighed;
+END
+$$;
+
+/*
+ * Where a contact is to be at Mailchimp, by direction both: under its address in the CRM, but for who moved at
+ * Mailchimp, where that is to come into the CRM.
+ */
+CREATE FUNCTION mailchimp_sync.agreed_address(_audience_id integer, _policy text, _comes_in text[], _email_hash text,
+	_member_hash text, _agreed_hash text, _crm_at timestamptz)
+RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_base	jsonb := jsonb_build_object('email', coalesce(_agreed_hash, _member_hash));
+BEGIN
+	IF coalesce(_member_hash = _email_hash, true) THEN
+		RETURN _email_hash;
+	END IF;
+	RETURN (SELECT CASE WHEN d.decision = 'to_crm' THEN _member_hash ELSE _email_hash END
+		FROM mailchimp_sync.field_decisions(_policy, CASE WHEN 'email' = ANY (_comes_in) THEN ARRAY['email'] ELSE '{}' END,
+			jsonb_build_object('email', _email_hash), _base, _base, jsonb_build_object('email', _member_hash),
+			_crm_at, (SELECT m.last_changed FROM mailchimp_sync.member m
+				WHERE m.audience_id = _audience_id AND m.email_hash = _member_hash)) AS d);
+END
+$$;
+
+-- by direction pull: under its address in the CRM, or where it was last, if it is not there
+CREATE FUNCTION mailchimp_sync.pulled_hash(_audience_id integer, _email_hash text, _member_hash text) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN CASE WHEN coalesce(_member_hash = _email_hash, true) OR EXISTS (SELECT FROM mailchimp_sync.member m
+			WHERE m.audience_id = _audience_id AND m.email_hash = _email_hash AND m.status IS NOT NULL)
+		THEN _email_hash ELSE _member_hash END;
+END
+$$;
+
+-- did the CRM refuse what Mailchimp shows of a member?
+CREATE FUNCTION mailchimp_sync.inbound_rests(_audience_id integer, _email_hash text) RETURNS boolean
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN EXISTS (SELECT FROM mailchimp_sync.member m
+		WHERE m.audience_id = _audience_id AND m.email_hash = _email_hash AND m.inbound_at > mailchimp_sync.clock());
+END
+$$;
+
+/* ---- pushing, by direction both ---- */
+
+-- what is sent of a contact that is there
+CREATE FUNCTION mailchimp_sync.changed_payload(_audience mailchimp_sync.audience, _source_id integer, _email_hash text,
+	_payload jsonb, _open jsonb, _crm_at timestamptz)
+RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT CASE WHEN w.pushes IS NULL THEN _payload ELSE jsonb_set(_payload, '{merge_fields}', w.pushes) END
+		FROM mailchimp_sync.weigh_fields(_audience.audience_id, _source_id, _email_hash, _audience.conflict,
+			mailchimp_sync.incoming_fields(_audience.audience_id, _source_id), _payload, _open, _crm_at) AS w);
+END
+$$;
+
+/*
+ * Of the contacts that are to be pushed those that can be now. Where Mailchimp's values may win the others wait for
+ * a read that began after it was decided to send them, as those who leave do (read.sql), and until what it brought is in the CRM. Not
+ * who is sent once more after doubt: a read leaves them out.
+ */
+CREATE FUNCTION mailchimp_sync.hold_back(_audience mailchimp_sync.audience, _source_id integer, _keys text[]) RETURNS text[]
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+	_held	text[];
+BEGIN
+	IF _audience.conflict = 'crm_wins' OR mailchimp_sync.incoming_fields(_audience.audience_id, _source_id) = '{}' THEN
+		RETURN _keys;
+	END IF;
+	WITH held AS (
+		UPDATE mailchimp_sync.contact c
+		SET next_attempt_at = CASE WHEN w.is_unread THEN 'infinity' ELSE mailchimp_sync.clock() + interval '1 second' END
+		FROM mailchimp_sync.contact o
+		CROSS JOIN LATERAL (SELECT (mailchimp_sync.is_read(_audience) AND o.changed_at < _audience.read_begun_at) IS NOT TRUE
+				AND NOT EXISTS (SELECT FROM mailchimp_sync.busy b
+					WHERE b.audience_id = o.audience_id AND b.email_hash = o.email_hash) AS is_unread) AS w
+		WHERE o.audience_id = _audience.audience_id AND o.source_id = _source_id AND o.contact_key = ANY (_keys)
+			AND o.action IN ('subscribe', 'update')
+			AND (w.is_unread OR EXISTS (SELECT FROM mailchimp_sync.member m
+				WHERE m.audience_id = o.audience_id AND m.email_hash = o.email_hash AND m.inbound_at <= mailchimp_sync.clock()))
+			AND c.audience_id = o.audience_id AND c.source_id = o.source_id AND c.contact_key = o.contact_key
+		RETURNING c.contact_key
+	)
+	SELECT coalesce(array_agg(h.contact_key), '{}') INTO _held FROM held h;
+	RETURN ARRAY(SELECT k FROM unnest(_keys) AS k WHERE k <> ALL (_held));
+END
+$$;
+
+-- the fields of each member in the body of a push
+CREATE FUNCTION mailchimp_sync.carried_fields(_body text, OUT fields jsonb, OUT ordinality bigint) RETURNS SETOF record
+LANGUAGE sql IMMUTABLE ROWS 500
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT x.member -> 'merge_fields', x.ordinality
+	FROM jsonb_array_elements(_body::jsonb -> 'members') WITH ORDINALITY AS x(member)
+$$;
+
+-- a request goes out: nobody knows what is there until its answer has come
+CREATE FUNCTION mailchimp_sync.open_fields(_audience_id integer, _hashes text[], _body text) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE mailchimp_sync.contact c SET open_fields = coalesce(c.open_fields, '{}') || f.fields
+	FROM mailchimp_sync.carried_fields(_body) f
+	WHERE c.audience_id = _audience_id AND c.member_hash = _hashes[f.ordinality];
+END
+$$;

@@ -392,7 +392,7 @@ BEGIN
 	UPDATE mailchimp_sync.contact c
 	SET state = CASE WHEN c.state IN ('in_sync', 'refused') THEN 'pending' ELSE c.state END,
 		action = NULL, stale_tags = NULL, member_hash = NULL, left_hash = NULL, taken_hash = NULL, aside_email = NULL,
-		sent_hash = NULL, refused_hash = NULL, version = c.version + 1,
+		sent_hash = NULL, refused_hash = NULL, open_fields = NULL, agreed_hash = NULL, version = c.version + 1,
 		attempts = 0, next_attempt_at = NULL, batch_limit = NULL, changed_at = mailchimp_sync.clock()
 	WHERE c.audience_id = ANY (_audiences);
 	UPDATE mailchimp_sync.audience_source x SET compare_phase = NULL, compare_from = NULL, compare_after = NULL

@@ -28,6 +28,11 @@ CREATE TABLE mailchimp_sync.contact (
 	desired_hash	bytea,				-- of what we want there
 	sent_hash		bytea,				-- of what was last accepted there
 	refused_hash	bytea,				-- of what Mailchimp refused: rests until it changes
+	-- of direction both (conflict.sql): the fields that requests carried of which no answer is known, as they carried them; null: none
+	open_fields		jsonb,
+	-- where the CRM and Mailchimp last agreed that it is (its subscriber hash)
+	agreed_hash		text COLLATE "C",
+	crm_at			timestamptz,		-- when the CRM last changed what it wants there
 	by_hand			boolean NOT NULL DEFAULT false,	-- put in by hand or by a campaign
 	-- where it waits: in those that the guard may hold (guard.sql), or in the one of all others that are pushed
 	queue			text COLLATE "C" GENERATED ALWAYS AS (CASE

@@ -113,7 +113,8 @@ CREATE FUNCTION mailchimp_sync.desired(_audience_id integer, _source_id integer,
 	_values mailchimp_sync.evaluated[],
 	OUT contact_key text, OUT email text, OUT email_hash text, OUT state text, OUT detail text,
 	OUT action text, OUT stale_tags text[], OUT desired_hash bytea, OUT payload jsonb, OUT old_email_hash text,
-	OUT error_message text, OUT standing text, OUT old_standing text, OUT weight mailchimp_sync.weight)
+	OUT error_message text, OUT standing text, OUT old_standing text, OUT weight mailchimp_sync.weight,
+	OUT at_hash text, OUT adopts boolean, OUT pushes jsonb, OUT agrees jsonb)
 RETURNS SETOF record
 LANGUAGE plpgsql STABLE ROWS 100
 SET search_path = pg_catalog, pg_temp
@@ -122,7 +123,8 @@ AS $$
 BEGIN
 	RETURN QUERY
 WITH audience AS MATERIALIZED (
-	SELECT a.on_leave, a.on_unsubscribe, s.source, s.key_type, x.position,
+	SELECT a.on_leave, a.on_unsubscribe, a.direction, a.conflict, s.source, s.key_type, x.position,
+		CASE WHEN a.direction = 'both' THEN mailchimp_sync.incoming_fields(_audience_id, _source_id) END AS comes_in,
 		-- an empty list allows nobody, none at all everybody
 		CASE WHEN c.only_addresses IS NOT NULL
 			THEN ARRAY(SELECT mailchimp_sync.email_hash(o.address) FROM unnest(c.only_addresses) AS o(address)) END AS allowed
@@ -184,10 +186,16 @@ WITH audience AS MATERIALIZED (
 		c.state AS old_state, c.detail AS old_detail, c.desired_hash AS old_desired_hash,
 		c.member_hash, CASE WHEN c.member_hash IS NULL AND c.email_hash <> w.email_hash
 			THEN mailchimp_sync.left_under(_audience_id, c.state, c.email_hash, c.left_hash) ELSE c.left_hash END AS left_hash,
-		c.taken_hash, c.aside_email, c.sent_hash, c.refused_hash,
+		c.taken_hash, c.aside_email, c.sent_hash, c.refused_hash, c.open_fields, c.crm_at,
+		-- where it is to be at Mailchimp
+		CASE a.direction WHEN 'push' THEN w.email_hash
+			WHEN 'pull' THEN mailchimp_sync.pulled_hash(_audience_id, w.email_hash, c.member_hash)
+			ELSE mailchimp_sync.agreed_address(_audience_id, a.conflict, a.comes_in, w.email_hash, c.member_hash,
+				c.agreed_hash, c.crm_at) END AS here_hash,
 		CASE WHEN w.error_state IS NULL THEN w.email_hash ELSE c.email_hash END AS own_hash,
 		CASE WHEN w.error_state IS NULL THEN w.obstacle IS NULL ELSE c.desired_hash IS NOT NULL END AS claims
 	FROM wish w
+	CROSS JOIN audience a
 	LEFT JOIN LATERAL (SELECT o.* FROM mailchimp_sync.contact o
 		WHERE o.audience_id = _audience_id AND o.source_id = _source_id AND o.contact_key = w.contact_key LIMIT 1) AS c ON true
 ), ranked AS MATERIALIZED (
@@ -203,7 +211,7 @@ WITH audience AS MATERIALIZED (
 		CASE WHEN NOT g.is_given_up THEN m.archived_by_us END AS archived_by_us,
 		m.sent_tags,
 		-- no member can move to an address that the list has already
-		w.member_hash <> w.email_hash AND (CASE WHEN NOT g.is_given_up THEN m.status END IS NOT NULL
+		w.member_hash <> w.here_hash AND (CASE WHEN NOT g.is_given_up THEN m.status END IS NOT NULL
 			OR coalesce(w.taken_hash = w.email_hash, false)) AS is_taken,
 		-- who comes first of all who claim the address: of this page, or of what is stored of others
 		CASE WHEN max(f.precedence) OVER a < w.page_precedence THEN max(f.source) OVER a END AS first_source,
@@ -220,7 +228,7 @@ WITH audience AS MATERIALIZED (
 			AND NOT (c2.source_id = _source_id AND c2.contact_key IN (SELECT i.contact_key FROM input i))
 		ORDER BY 3 LIMIT 1) AS f ON true
 	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us, o.sent_tags FROM mailchimp_sync.member o
-		WHERE o.audience_id = _audience_id AND o.email_hash = w.email_hash LIMIT 1) AS m ON true
+		WHERE o.audience_id = _audience_id AND o.email_hash = w.here_hash LIMIT 1) AS m ON true
 	CROSS JOIN LATERAL (SELECT EXISTS (
 		SELECT FROM mailchimp_sync.contact o
 		WHERE o.audience_id = _audience_id AND o.member_hash = w.email_hash
@@ -241,7 +249,7 @@ WITH audience AS MATERIALIZED (
 				AND (v.status IN ('unsubscribed', 'cleaned', 'archived')
 					OR k.member_hash IS NULL AND v.status IN ('pending', 'transactional'))) END AS former_status,
 		-- is the address under which we brought it there still ours to take away?
-		k.member_hash IS NOT NULL AND a.on_leave <> 'keep' AND k.error_state IS NULL
+		k.member_hash IS NOT NULL AND a.on_leave <> 'keep' AND a.direction <> 'pull' AND k.error_state IS NULL
 			AND coalesce(k.member_hash = ANY (a.allowed), true)
 			AND coalesce((SELECT m.status IN ('subscribed', 'pending', 'transactional')
 				FROM mailchimp_sync.member m
@@ -249,25 +257,40 @@ WITH audience AS MATERIALIZED (
 		k.claims AND (k.first_source IS NOT NULL OR k.first_key <> k.contact_key) AS comes_later
 	FROM known k, audience a
 ), compared AS MATERIALIZED (
-	SELECT h.*, s.is_sent,
+	SELECT h.*, s.is_sent, (f.fields).pushes, (f.fields).agrees,
 		CASE WHEN s.is_sent AND to_jsonb(h.sent_tags) <> h.payload -> 'tags'
 			THEN mailchimp_sync.stale_tags(_audience_id, h.sent_tags,
 				ARRAY(SELECT jsonb_array_elements_text(h.payload -> 'tags'))) END AS stale_tags
 	FROM hashed h
-	CROSS JOIN LATERAL (SELECT h.desired_hash = h.sent_hash AND h.member_hash = h.email_hash
-		AND h.aside_email IS NULL AND NOT coalesce(h.archived_by_us, false) AS is_sent) AS s
+	CROSS JOIN audience a
+	CROSS JOIN LATERAL (SELECT CASE WHEN a.direction = 'both' AND h.payload IS NOT NULL AND h.status <> 'archived'
+		THEN mailchimp_sync.weigh_fields(_audience_id, _source_id, h.here_hash, a.conflict, a.comes_in, h.payload,
+			h.open_fields, h.crm_at) END AS fields OFFSET 0) AS f
+	CROSS JOIN LATERAL (SELECT h.aside_email IS NULL AND NOT coalesce(h.archived_by_us, false) AND CASE a.direction
+		WHEN 'push' THEN h.desired_hash = h.sent_hash AND h.member_hash = h.email_hash
+		-- whom we find as the CRM wants them is adopted without a request
+		WHEN 'both' THEN coalesce((f.fields).pushes = '{}' AND h.open_fields IS NULL AND coalesce(h.member_hash = h.here_hash, true)
+			AND to_jsonb(coalesce(h.sent_tags, '{}')) @> (h.payload -> 'tags'), false)
+		ELSE false END AS is_sent) AS s
 ), weighed AS MATERIALIZED (
 	SELECT h.*,
 		CASE
 			WHEN h.obstacle = 'outside' AND NOT h.is_known THEN NULL
+			-- nobody is brought to Mailchimp: who is not there is none of its business
+			WHEN a.direction = 'pull' AND h.error_state IS NULL
+				AND (h.obstacle = 'refused' OR h.obstacle IS NULL AND h.status IS NULL) THEN CASE WHEN h.is_known THEN 'outside' END
 			WHEN h.obstacle IS NOT NULL THEN h.obstacle
 			WHEN h.status = 'forgotten' THEN 'refused'
 			-- nobody knows where it is: that is looked for first
 			WHEN h.is_taken AND h.aside_email IS NOT NULL THEN 'pending'
 			WHEN h.former_status IS NOT NULL THEN 'inactive'
-			WHEN h.status IN ('cleaned', 'archived') AND NOT coalesce(h.archived_by_us, false) THEN 'inactive'
+			WHEN h.status IN ('cleaned', 'archived') AND (a.direction = 'pull' OR NOT coalesce(h.archived_by_us, false)) THEN 'inactive'
 			WHEN h.status = 'unsubscribed' AND a.on_unsubscribe <> 'ignore' THEN 'inactive'
-			WHEN h.desired_hash = h.refused_hash THEN 'refused'
+			WHEN a.direction = 'pull' THEN 'in_sync'
+			-- moved at Mailchimp: the CRM gets the new address first
+			WHEN a.direction = 'both' AND h.here_hash <> h.email_hash
+				THEN CASE WHEN mailchimp_sync.inbound_rests(_audience_id, h.here_hash) THEN 'refused' ELSE 'pending' END
+			WHEN h.desired_hash = h.refused_hash AND NOT (a.direction = 'both' AND h.is_sent) THEN 'refused'
 			WHEN h.is_sent AND h.stale_tags IS NULL THEN 'in_sync'
 			ELSE 'pending'
 		END AS verdict,
@@ -283,15 +306,18 @@ WITH audience AS MATERIALIZED (
 			WHEN h.obstacle = 'refused' AND h.email_hash IS NULL THEN 'its e-mail address is not valid'
 			WHEN h.obstacle = 'refused' THEN 'its data cannot be converted to UTF-8'
 			WHEN h.obstacle = 'not_allowed' THEN 'is not among the addresses of the training connection'
+			WHEN a.direction = 'pull' AND h.status IS NULL THEN 'is not a member'
 			WHEN h.status = 'forgotten' THEN 'was deleted permanently at Mailchimp'
 			WHEN h.former_status IS NOT NULL THEN h.former_status || ' at Mailchimp under its former address'
 			WHEN h.status IN ('unsubscribed', 'cleaned', 'archived')
-				AND NOT coalesce(h.archived_by_us, false) THEN h.status || ' at Mailchimp'
-			WHEN h.desired_hash = h.refused_hash THEN h.old_detail
+				AND (a.direction = 'pull' OR NOT coalesce(h.archived_by_us, false)) THEN h.status || ' at Mailchimp'
+			WHEN a.direction = 'both' AND h.here_hash <> h.email_hash THEN 'its new address at Mailchimp is to come into the CRM'
+			WHEN h.desired_hash = h.refused_hash AND NOT (a.direction = 'both' AND h.is_sent) THEN h.old_detail
 		END AS why,
 		CASE
+			WHEN a.direction = 'both' AND h.here_hash <> h.email_hash THEN NULL
 			WHEN h.is_sent THEN 'tag'
-			WHEN h.member_hash <> h.email_hash AND NOT h.is_taken OR h.member_hash IS NOT NULL AND h.aside_email IS NOT NULL
+			WHEN h.member_hash <> h.here_hash AND NOT h.is_taken OR h.member_hash IS NOT NULL AND h.aside_email IS NOT NULL
 				THEN 'rename'
 			WHEN h.status IS NULL OR h.status = 'archived' THEN 'subscribe'
 			ELSE 'update'
@@ -329,7 +355,11 @@ SELECT w.contact_key,
 	CASE WHEN w.claims THEN CASE WHEN w.comes_later THEN 'later' WHEN w.verdict = 'inactive' THEN 'inactive' ELSE 'first' END END,
 	CASE WHEN w.old_desired_hash IS NOT NULL THEN CASE w.old_state WHEN 'conflict' THEN 'later' WHEN 'inactive' THEN 'inactive'
 		ELSE 'first' END END,
-	w.weight
+	w.weight,
+	w.here_hash, a.direction = 'both' AND o.state = 'in_sync'
+		-- only linked
+		OR a.direction = 'pull' AND w.status IS NOT NULL AND w.obstacle IS NULL AND NOT w.preceded,
+	w.pushes, CASE WHEN NOT w.preceded THEN w.agrees END
 FROM single w
 CROSS JOIN audience a
 CROSS JOIN LATERAL mailchimp_sync.outcome(w.weight, w.preceded, coalesce(w.is_claimed, false)) AS o;
@@ -385,12 +415,15 @@ BEGIN
 				END IF;
 				RETURN QUERY
 				SELECT _source.source, d.contact_key, d.email, d.email_hash,
-					CASE WHEN m.sent_fields IS NOT NULL THEN jsonb_build_object('email', m.email,
-						'merge_fields', m.sent_fields, 'tags', to_jsonb(coalesce(m.sent_tags, '{}'))) END,
-					mailchimp_sync.with_emptied(d.payload, _source.source_id, m), d.weight
+					CASE WHEN p.fields IS NOT NULL THEN jsonb_build_object('email', m.email,
+						'merge_fields', p.fields, 'tags', to_jsonb(coalesce(m.sent_tags, '{}'))) END,
+					CASE WHEN d.pushes IS NULL THEN mailchimp_sync.with_emptied(d.payload, _source.source_id, m)
+						ELSE jsonb_set(d.payload, '{merge_fields}', p.fields || d.pushes) END, d.weight
 				FROM mailchimp_sync.desired(_audience_id, _source.source_id, _page.keys, _page.values) d
 				LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience_id
-					AND m.email_hash = coalesce((d.weight).member_hash, d.email_hash);
+					AND m.email_hash = coalesce((d.weight).member_hash, d.email_hash)
+				CROSS JOIN LATERAL (SELECT CASE WHEN d.pushes IS NULL THEN m.sent_fields
+					ELSE coalesce(m.read_fields, m.shown_fields, '{}') END AS fields) AS p;
 				EXIT WHEN _page.is_last;
 			END LOOP;
 		END LOOP;

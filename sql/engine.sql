@@ -280,13 +280,18 @@ BEGIN
 	WITH ended AS (
 		DELETE FROM mailchimp_sync.inflight f WHERE f.ghost_until <= mailchimp_sync.clock() RETURNING f.*
 	), carried AS (
-		SELECT e.audience_id, u.*
-		FROM ended e CROSS JOIN LATERAL unnest(e.email_hashes, e.hashes) AS u(email_hash, hash)
+		SELECT e.audience_id, u.*, o.is_both
+		FROM ended e
+		JOIN mailchimp_sync.audience a USING (audience_id)
+		CROSS JOIN LATERAL (SELECT a.direction = 'both' AS is_both, CASE WHEN a.direction = 'both' AND e.kind = 'push'
+			THEN ARRAY(SELECT f.fields FROM mailchimp_sync.carried_fields(e.body) f ORDER BY f.ordinality) END AS fields OFFSET 0) AS o
+		CROSS JOIN LATERAL unnest(e.email_hashes, e.hashes, o.fields) AS u(email_hash, hash, fields)
 		WHERE e.kind IN ('push', 'tag')
 	), asserted AS (
 		UPDATE mailchimp_sync.contact c SET sent_hash = NULL, state = 'pending',
 			action = CASE WHEN c.action = 'subscribe' THEN c.action ELSE 'update' END, stale_tags = NULL,
-			version = c.version + 1, attempts = 0, next_attempt_at = NULL
+			version = c.version + 1, attempts = 0, next_attempt_at = NULL,
+			open_fields = CASE WHEN x.is_both THEN coalesce(c.open_fields, '{}') || coalesce(x.fields, '{}') END
 		FROM carried x
 		WHERE c.audience_id = x.audience_id AND c.email_hash = x.email_hash
 			AND c.state IN ('in_sync', 'pending') AND coalesce(c.action, 'update') IN ('subscribe', 'update', 'tag')

@@ -22,7 +22,7 @@ BEGIN
 	JOIN mailchimp_sync.audience_source x USING (audience_id)
 	JOIN mailchimp_sync.source s USING (source_id)
 	CROSS JOIN LATERAL jsonb_object_keys(s.field_exprs) AS k(tag)
-	WHERE a.audience_id = _audience_id
+	WHERE a.audience_id = _audience_id AND a.direction <> 'pull'
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.merge_field f
 			WHERE f.connection = a.connection AND f.list_id = a.list_id AND f.tag = k.tag)
 	ORDER BY k.tag;
@@ -102,7 +102,7 @@ BEGIN
 			THEN mailchimp_sync.clock() ELSE a.fields_asked_at END))
 		FROM mailchimp_sync.usable_connection u
 		JOIN mailchimp_sync.audience a USING (connection)
-		WHERE a.active_since IS NOT NULL AND NOT a.paused
+		WHERE a.active_since IS NOT NULL AND NOT a.paused AND a.direction <> 'pull'
 			AND (a.fields_asked_at IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id)))
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 				WHERE f.kind = 'field' AND f.audience_id = a.audience_id AND f.doubt_at IS NULL));

@@ -105,7 +105,7 @@ FROM mailchimp_sync.usable_connection u
 JOIN mailchimp_sync.audience a USING (connection)
 JOIN mailchimp_sync.audience_source x USING (audience_id)
 JOIN mailchimp_sync.source s USING (source_id)
-WHERE a.active_since IS NOT NULL AND NOT a.paused AND s.state <> 'stopped';
+WHERE a.active_since IS NOT NULL AND NOT a.paused AND a.direction <> 'pull' AND s.state <> 'stopped';
 
 /*
  * The values of the keys for these audiences; null where the source cannot be
@@ -156,14 +156,18 @@ BEGIN
 		SELECT * FROM mailchimp_sync.desired(_audience_id, _source_id, _keys, _values)
 	), stored AS (
 		INSERT INTO mailchimp_sync.contact AS c (audience_id, source_id, contact_key, email, email_hash,
-			state, detail, action, stale_tags, desired_hash, by_hand, leave_after, next_attempt_at, changed_at)
+			state, detail, action, stale_tags, desired_hash, by_hand, leave_after, next_attempt_at, changed_at,
+			member_hash, agreed_hash)
 		SELECT _audience_id, _source_id, d.contact_key, d.email, d.email_hash,
 			d.state, d.detail, d.action, d.stale_tags, d.desired_hash,
 			EXISTS (SELECT FROM mailchimp_sync.hand h WHERE h.audience_id = _audience_id
 				AND h.source_id = _source_id AND h.contact_key = d.contact_key AND h.inside),
 			CASE WHEN d.action = 'leave' THEN mailchimp_sync.event_horizon() END,
 			-- not before its status was read (read.sql)
-			CASE WHEN d.action = 'leave' THEN 'infinity'::timestamptz END, mailchimp_sync.clock()
+			CASE WHEN d.action = 'leave' THEN 'infinity'::timestamptz END, mailchimp_sync.clock(),
+			CASE WHEN d.adopts THEN d.at_hash END,
+			CASE WHEN d.adopts OR d.pushes IS NOT NULL AND d.at_hash = d.email_hash AND d.at_hash = (d.weight).member_hash
+				THEN d.at_hash END
 		FROM desired d
 		ON CONFLICT (audience_id, source_id, contact_key) DO UPDATE SET
 			email = excluded.email, email_hash = excluded.email_hash,
@@ -184,11 +188,28 @@ BEGIN
 				WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash AND c.next_attempt_at < 'infinity' THEN NULL
 				ELSE c.next_attempt_at END,
 			batch_limit = CASE WHEN c.desired_hash IS DISTINCT FROM excluded.desired_hash
-				THEN NULL ELSE c.batch_limit END
+				THEN NULL ELSE c.batch_limit END,
+			member_hash = coalesce(excluded.member_hash, c.member_hash),
+			agreed_hash = coalesce(excluded.agreed_hash, c.agreed_hash),
+			crm_at = CASE WHEN c.desired_hash <> excluded.desired_hash THEN excluded.changed_at ELSE c.crm_at END
 		WHERE (c.email, c.email_hash, c.state, c.detail, c.action, c.stale_tags, c.desired_hash, c.by_hand)
 			IS DISTINCT FROM (excluded.email, excluded.email_hash, excluded.state, excluded.detail,
 				excluded.action, excluded.stale_tags, excluded.desired_hash, excluded.by_hand)
+			OR (c.member_hash, c.agreed_hash) IS DISTINCT FROM (coalesce(excluded.member_hash, c.member_hash),
+				coalesce(excluded.agreed_hash, c.agreed_hash))
 		RETURNING c.contact_key, c.queue
+	), agreed AS (
+		-- what both have already is what they agree upon, and who is as the CRM wants them is ours from then on (D20)
+		UPDATE mailchimp_sync.member m SET ours = m.ours OR d.adopts, sent_source_id = _source_id,
+			sent_fields = coalesce(m.sent_fields, '{}') || d.agrees,
+			shown_fields = coalesce(m.shown_fields, '{}') || mailchimp_sync.fields_of(m.read_fields, d.agrees)
+		FROM desired d
+		-- a lookup each, as in desired(), and mostly none
+		WHERE m.ctid = ANY (ARRAY(SELECT k.ctid FROM desired x
+				CROSS JOIN LATERAL (SELECT o.ctid FROM mailchimp_sync.member o
+					WHERE o.audience_id = _audience_id AND o.email_hash = x.at_hash OFFSET 0) AS k
+				WHERE x.agrees IS NOT NULL))
+			AND m.email_hash = d.at_hash AND (d.agrees <> '{}' OR d.agrees = '{}' AND d.adopts AND NOT m.ours)
 	), guarded AS (
 		UPDATE mailchimp_sync.guard g SET waiting = g.waiting + n.more,
 			check_at = greatest(mailchimp_sync.clock(), g.check_after)

@@ -80,7 +80,7 @@ AS $$
 BEGIN
 	RETURN QUERY
 	SELECT a.* FROM mailchimp_sync.audience a
-	WHERE a.connection = _connection AND a.active_since IS NOT NULL AND NOT a.paused
+	WHERE a.connection = _connection AND a.active_since IS NOT NULL AND NOT a.paused AND a.direction <> 'pull'
 		AND (a.next_attempt_at IS NULL OR a.next_attempt_at <= mailchimp_sync.clock())
 		-- of an audience older than this copy of the database the statuses have to be read first
 		AND (a.read_at IS NOT NULL OR a.active_since >= (SELECT h.stamped_at FROM mailchimp_sync.home h))
@@ -123,8 +123,14 @@ BEGIN
 				EXIT WHEN _keys IS NULL;
 				_values := mailchimp_sync.fold_contacts(_source_id, _keys);
 				EXIT WHEN _values IS NULL;
+				IF _audience.direction = 'both' THEN
+					_keys := mailchimp_sync.hold_back(_audience, _source_id, _keys);
+				END IF;
 				_work := mailchimp_sync.push_work(_audience, _source_id, _keys, _values, _room);
 				IF _work.contact_keys IS NOT NULL THEN
+					IF _audience.direction = 'both' THEN
+						PERFORM mailchimp_sync.open_fields(_audience.audience_id, _work.email_hashes, _work.body);
+					END IF;
 					RETURN NEXT _work;
 					RETURN;
 				END IF;
@@ -152,7 +158,8 @@ $$;
  * answer has come, so sent_hash says nothing: who goes back to the old value
  * meanwhile has to be sent again. Whoever had the address before has it no more
  * (D13). Whoever comes back after having left rests until what became of the member was read
- * (read.sql). Whoever is to confirm that (mc_opt_in) is asked.
+ * (read.sql). Whoever is to confirm that (mc_opt_in) is asked. Where Mailchimp's members change the CRM, too, of one
+ * who is there only what is to change is sent (conflict.sql), lest an edit that nobody has read yet be undone.
  */
 CREATE FUNCTION mailchimp_sync.push_work(_audience mailchimp_sync.audience, _source_id integer, _keys text[],
 	_values mailchimp_sync.evaluated[], _room bigint)
@@ -187,7 +194,10 @@ AS $$
 			AND (c.source_id, c.contact_key) <> (t.source_id, t.contact_key)
 	), chosen AS (
 		SELECT c.contact_key, c.email_hash, c.version, c.desired_hash,
-			mailchimp_sync.with_emptied(mailchimp_sync.payload(v.value), _source_id, m) AS payload,
+			CASE WHEN _audience.direction = 'both' AND c.action = 'update'
+				THEN mailchimp_sync.changed_payload(_audience, _source_id, c.email_hash, mailchimp_sync.payload(v.value),
+					c.open_fields, c.crm_at)
+				ELSE mailchimp_sync.with_emptied(mailchimp_sync.payload(v.value), _source_id, m) END AS payload,
 			m.archived_by_us AND m.status_before = 'subscribed' AS comes_back,
 			EXISTS (SELECT FROM mailchimp_sync.confirmation f WHERE f.email_hash = c.email_hash) AS confirms
 		FROM travelling c
@@ -286,7 +296,8 @@ AS $$
 			sent_fields, shown_fields, read_fields, sent_source_id, sent_tags, shown_tags, last_changed, pushed_at, read_at)
 		-- the batch call shows no status of who is archived
 		SELECT s.audience_id, s.email_hash, w.email, coalesce(w.status, 'archived'), true, w.contact_id,
-			s.member -> 'merge_fields', w.fields::jsonb, CASE WHEN s.direction <> 'push' THEN w.fields::jsonb END, s.source_id,
+			s.member -> 'merge_fields', CASE WHEN s.direction = 'both' THEN mailchimp_sync.fields_of(w.fields::jsonb, s.member -> 'merge_fields')
+				ELSE w.fields::jsonb END, CASE WHEN s.direction <> 'push' THEN w.fields::jsonb END, s.source_id,
 			s.tags,
 			ARRAY(SELECT t ->> 'name' FROM jsonb_array_elements(w.tags::jsonb) t ORDER BY 1),
 			mailchimp_sync.instant(w.last_changed), mailchimp_sync.clock(), mailchimp_sync.clock()
@@ -298,7 +309,12 @@ AS $$
 			-- news that tell neither
 			unsubscribed_at = CASE WHEN excluded.status <> 'unsubscribed' OR m.status = 'unsubscribed' THEN m.unsubscribed_at END,
 			unsubscribe_reason = CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END,
-			sent_fields = excluded.sent_fields, shown_fields = excluded.shown_fields, read_fields = excluded.read_fields,
+			-- where only a part is sent, the rest stays what was agreed upon
+			sent_fields = CASE WHEN excluded.read_fields IS NULL THEN excluded.sent_fields
+				ELSE coalesce(m.sent_fields, '{}') || excluded.sent_fields END,
+			shown_fields = CASE WHEN excluded.read_fields IS NULL THEN excluded.shown_fields
+				ELSE coalesce(m.shown_fields, '{}') || excluded.shown_fields END,
+			read_fields = excluded.read_fields,
 			sent_source_id = excluded.sent_source_id,
 			sent_tags = mailchimp_sync.all_tags(m.sent_tags, excluded.sent_tags), shown_tags = excluded.shown_tags,
 			last_changed = excluded.last_changed, pushed_at = excluded.pushed_at, read_at = excluded.read_at
@@ -309,7 +325,8 @@ AS $$
 			state = CASE WHEN c.version <> s.version THEN c.state WHEN t.stale IS NULL THEN 'in_sync' ELSE 'pending' END,
 			detail = CASE WHEN c.version = s.version THEN NULL ELSE c.detail END,
 			action = CASE WHEN c.version <> s.version THEN c.action WHEN t.stale IS NOT NULL THEN 'tag' END,
-			stale_tags = CASE WHEN c.version = s.version THEN t.stale END
+			stale_tags = CASE WHEN c.version = s.version THEN t.stale END, open_fields = NULL,
+			agreed_hash = CASE WHEN s.direction = 'both' THEN s.email_hash END
 		FROM sent s JOIN seen e USING (email_hash)
 		CROSS JOIN LATERAL (SELECT CASE WHEN NOT e.sent_tags <@ s.tags
 			THEN mailchimp_sync.stale_tags(s.audience_id, e.sent_tags, s.tags) END AS stale OFFSET 0) AS t	-- once, not at each place that looks at it

@@ -252,7 +252,7 @@ BEGIN
 		WHEN NOT mailchimp_sync.is_allowed(n.only_addresses, k.email_hash) THEN 'not_allowed'
 		WHEN mailchimp_sync.member_skip_reason(m.status, m.archived_by_us) IS NOT NULL
 			THEN mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
-		WHEN h.inside IS FALSE OR (a.recipients = 'members'
+		WHEN h.inside IS FALSE OR ((a.recipients = 'members' OR a.direction = 'pull')
 			AND coalesce(m.status NOT IN ('subscribed', 'pending'), true)) THEN 'not_member'
 	END AS skip_reason OFFSET 0) v
 	CROSS JOIN LATERAL (SELECT v.skip_reason IS NOT DISTINCT FROM 'opted_out'

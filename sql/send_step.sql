@@ -124,7 +124,7 @@ AS $$
 	SELECT _c.audience_id, _source_id, k.contact_key, coalesce(h.hand_id, 0), true, format('campaign %s', _c.campaign_id),
 		mailchimp_sync.clock()
 	FROM unnest(_keys) AS k(contact_key)
-	JOIN mailchimp_sync.audience a ON a.audience_id = _c.audience_id AND a.recipients = 'join'
+	JOIN mailchimp_sync.audience a ON a.audience_id = _c.audience_id AND a.recipients = 'join' AND a.direction <> 'pull'
 	JOIN mailchimp_sync.audience_source x ON x.audience_id = a.audience_id AND x.source_id = _source_id
 	LEFT JOIN LATERAL (SELECT o.hand_id, o.inside FROM mailchimp_sync.hand_given o
 		WHERE o.audience_id = _c.audience_id AND o.source_id = _source_id AND o.contact_key = k.contact_key COLLATE "C"
