@@ -56,13 +56,15 @@ BEGIN
 END
 $$;
 
--- what may be read but not changed this way
-CREATE FUNCTION mailchimp_sync.api_may_write(_connection text, _path text) RETURNS void
+/*
+ * What may be read but not changed this way. The actions of a campaign of ours may stand in the path, whatever of it is
+ * percent-encoded, or in the operations of a batch.
+ */
+CREATE FUNCTION mailchimp_sync.api_may_write(_connection text, _path text, _body jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_parts	text[] := regexp_match(lower(_path), '^/campaigns/([^/?]+)/actions/([^/?]+)');
 	_campaign_id	bigint;
 BEGIN
 	IF EXISTS (SELECT FROM mailchimp_sync.connection c WHERE c.connection = _connection AND c.only_addresses IS NOT NULL) THEN
@@ -71,8 +73,14 @@ BEGIN
 			DETAIL = 'Nobody but only_addresses is to be reached, and mc_api cannot tell whom a request reaches.',
 			HINT = format('GET works; SELECT mc_alter_connection(%L, ''{"only_addresses": null}'') ends the training.', _connection);
 	END IF;
+	IF split_part(_path, '?', 1) ~* '%(2d|2e|5f|7e|3[0-9]|[46][1-9a-f]|[57][0-9a])' THEN
+		RAISE invalid_parameter_value USING MESSAGE = format('"%s" hides letters', _path),
+			HINT = 'Of the path only what is neither a letter nor a digit is percent-encoded.';
+	END IF;
 	SELECT c.campaign_id INTO _campaign_id FROM mailchimp_sync.campaign c
-	WHERE c.connection = _connection AND c.origin = 'local' AND c.mailchimp_id = _parts[1];
+	WHERE c.connection = _connection AND c.origin = 'local' AND CASE WHEN _path ~* '^/batches'
+		THEN strpos(lower(_body::text), c.mailchimp_id || '/actions/') > 0
+		ELSE c.mailchimp_id = (regexp_match(lower(_path), '^/campaigns/([^/?]+)/actions/'))[1] END;
 	IF FOUND THEN
 		RAISE object_not_in_prerequisite_state USING
 			MESSAGE = format('that is campaign %s, which has functions of its own', _campaign_id),
@@ -103,7 +111,7 @@ BEGIN
 	PERFORM mailchimp_sync.require_connection(_connection);
 	PERFORM mailchimp_sync.require_sending(_connection);
 	IF _verb <> 'GET' THEN
-		PERFORM mailchimp_sync.api_may_write(_connection, _full);
+		PERFORM mailchimp_sync.api_may_write(_connection, _full, _body);
 	END IF;
 	_answer := mailchimp_sync.ask_api(_connection, _verb, _full, _body::text);
 	IF _verb <> 'GET' THEN

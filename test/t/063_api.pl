@@ -102,6 +102,9 @@ my $id = $crm->rita("SELECT mailchimp_id FROM mc_campaign WHERE campaign_id = $c
 $crm->journal;
 like(fails("'POST', '/campaigns/$id/actions/$_'"), qr/55000: that is campaign $campaign, which has functions of its own/, "N3: no $_ of a campaign of ours")
 	for qw(send schedule Send);
+like(fails("'POST', '/batches', '{\"operations\": [{\"method\": \"POST\", \"path\": \"/campaigns/$id/actions/send\"}]}'"), qr/55000: that is campaign $campaign,/,
+	'nor as an operation of a batch');
+like(fails("'POST', '/campaigns/" . $id =~ s/(.)/sprintf '%%%02x', ord $1/er . "/actions/send'"), qr/22023: ".*" hides letters/, 'nor by another spelling');
 is(asked(), '', 'and no request');
 like(api("'GET', '/campaigns/$id?fields=status'"), qr/"save"/, 'it can be looked at');
 
