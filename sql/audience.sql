@@ -32,6 +32,10 @@ CREATE TABLE mailchimp_sync.audience (
 	read_mark		timestamptz,
 	read_mark_at	timestamptz,
 	read_since		timestamptz,
+	read_asked_at	timestamptz,		-- by mc_pull
+	-- all members were read, by a walk that began then (null: never yet) / are to be read again (pull.sql)
+	walked_at		timestamptz,
+	walk_asked_at	timestamptz,
 	-- the list's merge fields were read / are to be read again (field.sql)
 	fields_read_at	timestamptz,
 	fields_asked_at	timestamptz,
@@ -388,8 +392,10 @@ BEGIN
 		double_opt_in = coalesce((_settings ->> 'double_opt_in')::boolean, a.double_opt_in),
 		every = coalesce((_settings ->> 'every')::interval, a.every),
 		read_every = coalesce((_settings ->> 'read_every')::interval, a.read_every),
-		compare_asked_at = CASE WHEN a.active_since IS NOT NULL THEN mailchimp_sync.clock() END
+		compare_asked_at = CASE WHEN a.active_since IS NOT NULL THEN mailchimp_sync.clock() END,
+		walked_at = CASE WHEN _settings ->> 'direction' = 'push' THEN NULL ELSE a.walked_at END
 	WHERE a.audience_id = _id;
+	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = _id AND r.whole AND _settings ->> 'direction' = 'push';
 	IF _settings ? 'rule' THEN
 		PERFORM mailchimp_sync.couple(_id, mailchimp_sync.only_source(_id), _settings ->> 'rule');
 	END IF;
@@ -444,13 +450,15 @@ AS $$
 DECLARE
 	_id	integer := mailchimp_sync.audience_id(_audience);
 BEGIN
-	IF NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x WHERE x.audience_id = _id) THEN
+	IF NOT EXISTS (SELECT FROM mailchimp_sync.audience_source x WHERE x.audience_id = _id)
+		AND (SELECT a.direction <> 'pull' FROM mailchimp_sync.audience a WHERE a.audience_id = _id) THEN
 		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
 			MESSAGE = format('audience "%s" has no source', _audience),
 			HINT = 'mc_add_audience_source adds one.';
 	END IF;
 	UPDATE mailchimp_sync.audience SET active_since = coalesce(active_since, mailchimp_sync.clock()),
-		compare_asked_at = mailchimp_sync.clock(), next_attempt_at = NULL
+		compare_asked_at = mailchimp_sync.clock(), walk_asked_at = CASE WHEN direction <> 'push' THEN mailchimp_sync.clock() END,
+		next_attempt_at = NULL
 	WHERE audience_id = _id;
 	PERFORM mailchimp_sync.guard_begin(_id);
 	PERFORM mailchimp_sync.wake();

@@ -402,6 +402,7 @@ BEGIN
 	UPDATE mailchimp_sync.audience a
 	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, compare_asked_at = NULL,
 		compared_at = NULL, read_at = NULL, read_begun_at = NULL, read_mark = NULL, read_mark_at = NULL, read_since = NULL,
+		read_asked_at = NULL, walked_at = NULL, walk_asked_at = NULL,
 		fields_read_at = NULL, fields_asked_at = NULL
 	WHERE a.connection = _connection;
 	-- N3: one that is on its way may still be sent over there, so it must never be sent here
@@ -556,7 +557,9 @@ BEGIN
 		IF NOT mailchimp_sync.is_home() THEN
 			UPDATE mailchimp_sync.contact c SET sent_hash = NULL WHERE c.sent_hash IS NOT NULL;
 			-- nor who has left: that is read before anything is sent (sending_audiences)
-			UPDATE mailchimp_sync.audience a SET read_at = NULL WHERE a.read_at IS NOT NULL;
+			UPDATE mailchimp_sync.audience a SET read_at = NULL,
+				walk_asked_at = CASE WHEN a.direction <> 'push' THEN mailchimp_sync.clock() END
+			WHERE a.read_at IS NOT NULL;
 			PERFORM mailchimp_sync.campaigns_restored();
 			PERFORM mailchimp_sync.recount_activity();
 		END IF;

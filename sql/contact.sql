@@ -96,6 +96,8 @@ CREATE TABLE mailchimp_sync.member (
 	pushed_at		timestamptz,
 	read_at			timestamptz,
 	seen_at			timestamptz,		-- in a page that asked then and of which it was left out (pull.sql)
+	look_at			timestamptz,		-- to be looked for by name from then on (look.sql)
+	looks			integer NOT NULL DEFAULT 0,		-- in vain
 	-- to be brought into the CRM from then on; null: nothing to bring
 	inbound_at		timestamptz,
 	-- the row of the CRM that it was brought into, where that is no contact of the audience
@@ -104,6 +106,7 @@ CREATE TABLE mailchimp_sync.member (
 	PRIMARY KEY (audience_id, email_hash)
 );
 CREATE INDEX member_inbound ON mailchimp_sync.member (audience_id, inbound_at) WHERE inbound_at IS NOT NULL;
+CREATE INDEX member_look ON mailchimp_sync.member (audience_id, look_at) WHERE look_at IS NOT NULL;
 -- who has moved to another address is known by the id; of audiences that only push there is none in it
 CREATE INDEX member_mailchimp_id ON mailchimp_sync.member (audience_id, mailchimp_id) WHERE read_fields IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.member', '');

@@ -5,7 +5,8 @@
  * the last time (API 3.0: since_ leaves its own second out, archived members are in a
  * walk of their own). Their status is kept and evaluated anew; who unsubscribed joins the
  * opt-out group where the audience says so (D11).
- * Members that neither we nor a contact of the audience know are left alone (D15, R79).
+ * Members that neither we nor a contact of the audience know are left alone (D15, R79), where Mailchimp's members are not
+ * to come into the CRM; where they are, everything that is shown is kept, and all of them are read now and then (pull.sql).
  *
  * Instants are Mailchimp's own: a read begins where the changes that were shown last end, not where
  * our clock, which may be hours off, says that it asked. Of ours only the time that passed counts. Well
@@ -23,15 +24,17 @@
 
 -- a read under way; not dumped, it begins anew after a restore
 CREATE TABLE mailchimp_sync.reading (
-	audience_id		integer PRIMARY KEY,
+	audience_id		integer NOT NULL,
 	since			timestamptz NOT NULL,
+	whole			boolean NOT NULL,			-- all members, beside one of what changed (pull.sql)
 	begun_at		timestamptz NOT NULL,		-- by our clock
 	archived		boolean NOT NULL DEFAULT false,		-- the second walk
 	page_since		timestamptz NOT NULL,
 	page_offset		bigint NOT NULL DEFAULT 0,
 	newest			timestamptz,				-- the last change that was shown
 	failures		integer NOT NULL DEFAULT 0,
-	next_attempt_at	timestamptz
+	next_attempt_at	timestamptz,
+	PRIMARY KEY (audience_id, whole)
 );
 
 -- contacts that rest until the statuses are read; what is under way to their addresses would leave them out
@@ -85,8 +88,9 @@ AS $$
 $$;
 
 CREATE VIEW mailchimp_sync.read_ready AS
-SELECT a.connection, a.audience_id, a.list_id, greatest(a.next_attempt_at, CASE
+SELECT a.connection, a.audience_id, a.list_id, false AS whole, greatest(a.next_attempt_at, CASE
 		WHEN r.audience_id IS NOT NULL THEN coalesce(r.next_attempt_at, mailchimp_sync.clock())
+		WHEN a.read_asked_at IS NOT NULL THEN mailchimp_sync.clock()
 		-- a copy has to know who has left meanwhile before it sends anything
 		WHEN a.read_at IS NULL AND a.active_since < (SELECT h.stamped_at FROM mailchimp_sync.home h)
 			THEN mailchimp_sync.clock()
@@ -95,10 +99,19 @@ SELECT a.connection, a.audience_id, a.list_id, greatest(a.next_attempt_at, CASE
 			CASE WHEN EXISTS (SELECT FROM mailchimp_sync.batch b WHERE (b.connection, b.list_id) = (a.connection, a.list_id)
 				AND b.phase IN ('seek', 'look')) THEN interval '1 minute' END) END) AS at
 FROM mailchimp_sync.audience a
-LEFT JOIN mailchimp_sync.reading r USING (audience_id)
+LEFT JOIN mailchimp_sync.reading r ON r.audience_id = a.audience_id AND NOT r.whole
 WHERE a.active_since IS NOT NULL AND NOT a.paused
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
-		WHERE f.kind = 'read' AND f.audience_id = a.audience_id);
+		WHERE f.kind = 'read' AND f.audience_id = a.audience_id AND f.phase = 'members')
+UNION ALL
+SELECT a.connection, a.audience_id, a.list_id, true, greatest(a.next_attempt_at, CASE
+		WHEN r.audience_id IS NOT NULL THEN coalesce(r.next_attempt_at, mailchimp_sync.clock())
+		ELSE coalesce(a.walk_asked_at, a.walked_at + a.every, mailchimp_sync.clock()) END)
+FROM mailchimp_sync.audience a
+LEFT JOIN mailchimp_sync.reading r ON r.audience_id = a.audience_id AND r.whole
+WHERE a.direction <> 'push' AND a.active_since IS NOT NULL AND NOT a.paused
+	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
+		WHERE f.kind = 'read' AND f.audience_id = a.audience_id AND f.phase = 'walk');
 
 CREATE FUNCTION mailchimp_sync.read_next(_connection text) RETURNS SETOF mailchimp_sync.work
 LANGUAGE plpgsql VOLATILE
@@ -113,21 +126,40 @@ BEGIN
 	IF NOT FOUND THEN
 		RETURN;
 	END IF;
-	-- before anything was shown: no clock is a day off
-	INSERT INTO mailchimp_sync.reading (audience_id, since, begun_at, page_since)
-	SELECT a.audience_id, x.since, mailchimp_sync.clock(), x.since
-	FROM mailchimp_sync.audience a
-	CROSS JOIN LATERAL (SELECT coalesce(a.read_since, a.active_since - interval '1 day') AS since) x
-	WHERE a.audience_id = _ready.audience_id
-	ON CONFLICT DO NOTHING;
+	PERFORM mailchimp_sync.read_begin(_ready.audience_id, _ready.whole);
 	RETURN QUERY
 	SELECT _connection, 'GET', format('/lists/%s/members?since_last_changed=%s%s&sort_field=last_changed'
 			'&sort_dir=ASC&count=%s&offset=%s&fields=members.id,members.email_address,members.status,members.contact_id,'
-			'members.unsubscribe_reason,members.last_changed', _ready.list_id, mailchimp_sync.query_instant(r.page_since),
-			CASE WHEN r.archived THEN '&status=archived' END, mailchimp_sync.page_size(), r.page_offset),
-		NULL::text, false, r.audience_id, NULL::bigint, 'members', NULL::integer[], NULL::text[], NULL::text[],
-		NULL::bigint[], NULL::bytea[]
-	FROM mailchimp_sync.reading r WHERE r.audience_id = _ready.audience_id;
+			'members.unsubscribe_reason,members.last_changed%s', _ready.list_id, mailchimp_sync.query_instant(r.page_since),
+			CASE WHEN r.archived THEN '&status=archived' END, mailchimp_sync.page_size(), r.page_offset,
+			CASE WHEN a.direction <> 'push' THEN ',members.merge_fields' END),
+		NULL::text, false, r.audience_id, NULL::bigint, CASE WHEN r.whole THEN 'walk' ELSE 'members' END, NULL::integer[],
+		NULL::text[], NULL::text[], NULL::bigint[], NULL::bytea[]
+	FROM mailchimp_sync.reading r
+	JOIN mailchimp_sync.audience a USING (audience_id)
+	WHERE r.audience_id = _ready.audience_id AND r.whole = _ready.whole;
+END
+$$;
+
+-- if none is under way; who asks from now on asks for another
+CREATE FUNCTION mailchimp_sync.read_begin(_audience_id integer, _whole boolean) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF EXISTS (SELECT FROM mailchimp_sync.reading r WHERE r.audience_id = _audience_id AND r.whole = _whole) THEN
+		RETURN;
+	END IF;
+	INSERT INTO mailchimp_sync.reading (audience_id, whole, since, begun_at, page_since)
+	SELECT a.audience_id, _whole, x.since, mailchimp_sync.clock(), x.since
+	FROM mailchimp_sync.audience a
+	CROSS JOIN LATERAL (SELECT CASE WHEN _whole THEN '1970-01-01 00:00:00Z'::timestamptz
+		-- before anything was shown: no clock is a day off
+		ELSE coalesce(a.read_since, a.active_since - interval '1 day') END AS since) x
+	WHERE a.audience_id = _audience_id;
+	UPDATE mailchimp_sync.audience a SET read_asked_at = CASE WHEN _whole THEN a.read_asked_at END,
+		walk_asked_at = CASE WHEN NOT _whole THEN a.walk_asked_at END
+	WHERE a.audience_id = _audience_id AND CASE WHEN _whole THEN a.walk_asked_at ELSE a.read_asked_at END IS NOT NULL;
 END
 $$;
 
@@ -140,7 +172,8 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION mailchimp_sync.read_rests(_audience_id integer, _title text, _detail text, _retry_at timestamptz)
+CREATE FUNCTION mailchimp_sync.read_rests(_audience_id integer, _whole boolean, _title text, _detail text,
+	_retry_at timestamptz)
 RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -148,7 +181,7 @@ AS $$
 	WITH resting AS (
 		UPDATE mailchimp_sync.reading r SET failures = r.failures + 1,
 			next_attempt_at = greatest(_retry_at, mailchimp_sync.clock() + mailchimp_sync.backoff(r.failures + 1))
-		WHERE r.audience_id = _audience_id
+		WHERE r.audience_id = _audience_id AND r.whole = _whole
 		RETURNING r.*
 	)
 	SELECT mailchimp_sync.note_failure('pull', a.connection, _title, _detail, r.next_attempt_at, r.audience_id,
@@ -162,7 +195,7 @@ AS $$
 	JOIN mailchimp_sync.audience a USING (audience_id)
 	JOIN mailchimp_sync.connection c USING (connection)
 	JOIN mailchimp_sync.failure f ON f.work = 'pull' AND f.audience_id = r.audience_id AND f.contact_key = ''
-	WHERE r.audience_id = _audience_id AND r.failures >= mailchimp_sync.failing_for_long() AND a.failures = 0 AND c.failures = 0
+	WHERE r.audience_id = _audience_id AND r.whole = _whole AND r.failures >= mailchimp_sync.failing_for_long() AND a.failures = 0 AND c.failures = 0
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.signal s
 			WHERE s.kind = 'sync_failed' AND s.audience_id = r.audience_id AND s.at >= f.first_failed_at);
 $$;
@@ -173,28 +206,44 @@ RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT mailchimp_sync.read_rests(f.audience_id, coalesce(_title, _outcome), _detail, _retry_at)
+	SELECT mailchimp_sync.read_rests(f.audience_id, f.phase = 'walk', coalesce(_title, _outcome), _detail, _retry_at)
 	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id
 $$;
 
 -- 404: the list is gone or not ours
-CREATE FUNCTION mailchimp_sync.read_refused(_audience_id integer, _status integer, _title text, _detail text) RETURNS void
+CREATE FUNCTION mailchimp_sync.read_refused(_audience_id integer, _whole boolean, _status integer, _title text, _detail text)
+RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT mailchimp_sync.audience_failed(_audience_id, concat_ws(': ', _title, _detail)) WHERE _status = 404;
-	SELECT mailchimp_sync.read_rests(_audience_id, _title, _detail, NULL);
+	SELECT mailchimp_sync.read_rests(_audience_id, _whole, _title, _detail, NULL);
 $$;
 
+-- somebody of whom a page tells news
+CREATE TYPE mailchimp_sync.seen_member AS (
+	email_hash		text,
+	old_status		text,		-- null: not known until now
+	status			text,
+	reason			text,
+	changed_at		timestamptz,
+	is_status		boolean,	-- the status is news
+	old_fields		jsonb,
+	fields			jsonb,
+	is_moved		boolean		-- was known under another address
+);
+
 /*
- * A page of members: those that we know get the status that is shown. Not where a request of ours to the
- * address is or was under way since the page was asked for, nor where we know a
- * later change. A batch takes its time, and whoever unsubscribes meanwhile is heard: of those
- * that it carries only the archived ones are left out. Returns those whose status is news.
+ * A page of members: those that we know get the status that is shown, and where they are to come into the CRM (_pulls)
+ * everybody does, with address and fields. Not where a request of ours to the address is or was under way since the
+ * page was asked for, nor where we know a later change. A batch takes its time, and whoever unsubscribes meanwhile is
+ * heard: of those that it carries only the archived ones are left out. Returns those of whom something is news,
+ * _moved: that they have another address now.
  */
-CREATE FUNCTION mailchimp_sync.store_statuses(_audience_id integer, _asked_at timestamptz, _ids text[], _emails text[],
-	_statuses text[], _contact_ids text[], _reasons text[], _last_changed text[],
-	OUT email_hash text, OUT old_status text, OUT status text, OUT reason text, OUT changed_at timestamptz)
+CREATE FUNCTION mailchimp_sync.store_statuses(_audience_id integer, _pulls boolean, _asked_at timestamptz, _ids text[],
+	_emails text[], _statuses text[], _contact_ids text[], _reasons text[], _last_changed text[], _fields text[], _moved text[],
+	OUT email_hash text, OUT old_status text, OUT status text, OUT reason text, OUT changed_at timestamptz,
+	OUT is_status boolean, OUT old_fields jsonb, OUT fields jsonb, OUT is_moved boolean)
 RETURNS SETOF record
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -203,17 +252,18 @@ SET enable_mergejoin = off
 AS $$
 	WITH shown AS (
 		SELECT DISTINCT ON (1) lower(u.id) COLLATE "C" AS email_hash, u.email, u.status, u.contact_id,
-			nullif(u.reason, '') AS reason, mailchimp_sync.instant(u.last_changed) AS last_changed
-		FROM unnest(_ids, _emails, _statuses, _contact_ids, _reasons, _last_changed)
-			AS u(id, email, status, contact_id, reason, last_changed)
+			nullif(u.reason, '') AS reason, mailchimp_sync.instant(u.last_changed) AS last_changed,
+			CASE WHEN _pulls AND starts_with(u.fields, '{') THEN u.fields::jsonb END AS fields
+		FROM unnest(_ids, _emails, _statuses, _contact_ids, _reasons, _last_changed, _fields)
+			AS u(id, email, status, contact_id, reason, last_changed, fields)
 		WHERE u.status IN ('subscribed', 'unsubscribed', 'cleaned', 'pending', 'transactional', 'archived')
 	), known AS (
 		-- of who was archived by us: what it was until then
 		SELECT s.*, m.status AS old_status, CASE WHEN m.status = 'archived' AND m.archived_by_us THEN m.status_before
-			ELSE m.status END AS last_status
+			ELSE m.status END AS last_status, m.read_fields AS old_fields
 		FROM shown s
 		LEFT JOIN mailchimp_sync.member m ON m.audience_id = _audience_id AND m.email_hash = s.email_hash
-		WHERE (m.email_hash IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.contact c
+		WHERE (m.email_hash IS NOT NULL OR _pulls OR EXISTS (SELECT FROM mailchimp_sync.contact c
 				WHERE c.audience_id = _audience_id AND c.email_hash = s.email_hash))
 			AND coalesce(m.read_at <= _asked_at, true) AND coalesce(m.last_changed <= s.last_changed, true)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = s.email_hash)
@@ -224,9 +274,11 @@ AS $$
 				WHERE b.audience_id = _audience_id))
 	), stored AS (
 		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id, unsubscribe_reason,
-			last_changed, read_at)
-		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.reason, k.last_changed, _asked_at FROM known k
+			last_changed, read_fields, read_at)
+		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.reason, k.last_changed, k.fields, _asked_at
+		FROM known k
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
+			email = CASE WHEN _pulls THEN excluded.email ELSE m.email END,
 			-- a report says it better (activity.sql)
 			unsubscribed_at = CASE WHEN excluded.status <> 'unsubscribed' OR m.status = 'unsubscribed' THEN m.unsubscribed_at
 				ELSE excluded.last_changed END,
@@ -235,49 +287,71 @@ AS $$
 					excluded.unsubscribe_reason) END,
 			mailchimp_id = coalesce(excluded.mailchimp_id, m.mailchimp_id),
 			last_changed = coalesce(excluded.last_changed, m.last_changed), read_at = excluded.read_at,
+			read_fields = coalesce(excluded.read_fields, m.read_fields),
 			-- archived once more: somebody had it out of the archive meanwhile, and nobody knows as what
 			archived_by_us = m.archived_by_us AND excluded.status = 'archived'
 				AND coalesce(excluded.last_changed <= m.last_changed, true),
 			status_before = CASE WHEN excluded.status = 'archived' OR excluded.status = 'unsubscribed'
 				AND mailchimp_sync.is_unsubscribed_by_us(m) THEN m.status_before END
 	)
-	SELECT k.email_hash, k.last_status, k.status, k.reason, k.last_changed FROM known k WHERE k.old_status IS DISTINCT FROM k.status
+	SELECT k.email_hash, k.last_status, k.status, k.reason, k.last_changed, k.old_status IS DISTINCT FROM k.status,
+		k.old_fields, k.fields, k.email_hash = ANY (_moved)
+	FROM known k WHERE k.old_status IS DISTINCT FROM k.status OR k.old_fields IS DISTINCT FROM coalesce(k.fields, k.old_fields)
+		OR k.email_hash = ANY (_moved)
 $$;
 
-CREATE FUNCTION mailchimp_sync.read_seen(_audience_id integer, _asked_at timestamptz, _ids text[], _emails text[],
-	_statuses text[], _contact_ids text[], _reasons text[], _last_changed text[])
+CREATE FUNCTION mailchimp_sync.read_seen(_audience_id integer, _whole boolean, _asked_at timestamptz, _ids text[],
+	_emails text[], _statuses text[], _contact_ids text[], _reasons text[], _last_changed text[], _fields text[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.members_shown(_audience_id, _whole, _asked_at, _ids, _emails, _statuses, _contact_ids, _reasons,
+		_last_changed, _fields);
+	PERFORM mailchimp_sync.read_page_done(_audience_id, _whole, cardinality(_ids),
+		(SELECT max(x.at) FROM unnest(_last_changed) AS u(last_changed)
+			CROSS JOIN LATERAL mailchimp_sync.instant(u.last_changed) AS x(at)
+			-- nothing that nobody can have seen yet: no clock is a day off
+			WHERE x.at < mailchimp_sync.clock() + interval '1 day'));
+END
+$$;
+
+-- stores what Mailchimp shows of members, and tells who it concerns
+CREATE FUNCTION mailchimp_sync.members_shown(_audience_id integer, _whole boolean, _asked_at timestamptz, _ids text[],
+	_emails text[], _statuses text[], _contact_ids text[], _reasons text[], _last_changed text[], _fields text[])
 RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
+	_a		mailchimp_sync.audience;
+	_moved	text[] := '{}';
+	_seen	mailchimp_sync.seen_member[];
 	_hashes	text[];
-	_olds	text[];
 	_news	text[];
-	_why	text[];
-	_times	timestamptz[];
 BEGIN
-	SELECT array_agg(s.email_hash), array_agg(s.old_status), array_agg(s.status), array_agg(s.reason), array_agg(s.changed_at)
-	INTO _hashes, _olds, _news, _why, _times
-	FROM mailchimp_sync.store_statuses(_audience_id, _asked_at, _ids, _emails, _statuses, _contact_ids, _reasons,
-		_last_changed) s;
+	SELECT * INTO _a FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id;
+	IF _a.direction <> 'push' THEN
+		_moved := mailchimp_sync.follow_moves(_audience_id, _asked_at, _ids, _emails, _contact_ids, _last_changed);
+	END IF;
+	SELECT array_agg(ROW(s.*)::mailchimp_sync.seen_member) INTO _seen
+	FROM mailchimp_sync.store_statuses(_audience_id, _a.direction <> 'push', _asked_at, _ids, _emails, _statuses, _contact_ids,
+		_reasons, _last_changed, _fields, _moved) s;
+	IF _whole THEN
+		PERFORM mailchimp_sync.left_out(_audience_id, _asked_at, _ids);
+	END IF;
 	PERFORM mailchimp_sync.opt_outs_explained(_ids, _reasons);
+	SELECT array_agg(s.email_hash), array_agg(s.status) INTO _hashes, _news FROM unnest(_seen) s WHERE s.is_status;
+	IF _a.direction <> 'push' AND _seen IS NOT NULL THEN
+		PERFORM mailchimp_sync.signal_pulled(_a, _seen);
+	END IF;
 	IF _hashes IS NOT NULL THEN
-		PERFORM mailchimp_sync.signal_statuses(_audience_id, _hashes, _olds, _news, _why, _times);
-		-- contacts that were not pushed yet, too, and those that left and have another address by now
-		PERFORM mailchimp_sync.opt_out_add(c.source_id, c.contact_key, m.email, 'mailchimp', u.reason, 'Mailchimp')
-		FROM unnest(_hashes, _news, _why) AS u(hash, status, reason)
-		JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id AND a.on_unsubscribe = 'opt_out'
-		JOIN mailchimp_sync.member m ON m.audience_id = _audience_id AND m.email_hash = u.hash
-		JOIN LATERAL (
-			SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
-			WHERE o.audience_id = _audience_id AND o.email_hash = u.hash AND o.state <> 'conflict'
-			UNION
-			SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
-			WHERE o.audience_id = _audience_id AND o.left_hash = u.hash) AS c ON true
-		WHERE u.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m)
-			AND NOT mailchimp_sync.is_opted_out(c.source_id, c.contact_key, NULL);
+		PERFORM mailchimp_sync.statuses_changed(_audience_id, _seen);
 		PERFORM mailchimp_sync.members_seen(_audience_id, _hashes, _news);
+	END IF;
+	SELECT array_agg(s.email_hash) INTO _hashes FROM unnest(_seen) s;
+	IF _hashes IS NOT NULL THEN
 		INSERT INTO mailchimp_sync.event (source_id, contact_key)
 		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _audience_id AND c.email_hash = ANY (_hashes)
@@ -288,16 +362,38 @@ BEGIN
 		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c
 		WHERE c.audience_id = _audience_id AND c.left_hash = ANY (_hashes);
 	END IF;
-	PERFORM mailchimp_sync.read_page_done(_audience_id, cardinality(_ids),
-		(SELECT max(x.at) FROM unnest(_last_changed) AS u(last_changed)
-			CROSS JOIN LATERAL mailchimp_sync.instant(u.last_changed) AS x(at)
-			-- nothing that nobody can have seen yet: no clock is a day off
-			WHERE x.at < mailchimp_sync.clock() + interval '1 day'));
 END
 $$;
 
+-- whose status is news: those who are to hear of it do, and who unsubscribed joins the opt-out group
+CREATE FUNCTION mailchimp_sync.statuses_changed(_audience_id integer, _seen mailchimp_sync.seen_member[]) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.signal_statuses(_audience_id, array_agg(s.email_hash), array_agg(s.old_status), array_agg(s.status),
+		array_agg(s.reason), array_agg(s.changed_at))
+	FROM unnest(_seen) s WHERE s.is_status;
+
+	-- contacts that were not pushed yet, too, those that left and have another address by now, and who was brought into the CRM
+	SELECT mailchimp_sync.opt_out_add(c.source_id, c.contact_key, m.email, 'mailchimp', s.reason, 'Mailchimp')
+	FROM unnest(_seen) s
+	JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id AND a.on_unsubscribe = 'opt_out'
+	JOIN mailchimp_sync.member m ON m.audience_id = _audience_id AND m.email_hash = s.email_hash
+	JOIN LATERAL (
+		SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.email_hash = s.email_hash AND o.state <> 'conflict'
+		UNION
+		SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
+		WHERE o.audience_id = _audience_id AND o.left_hash = s.email_hash
+		UNION
+		SELECT m.inbound_source_id, m.inbound_key WHERE m.inbound_source_id IS NOT NULL) AS c ON true
+	WHERE s.is_status AND s.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m)
+		AND NOT mailchimp_sync.is_opted_out(c.source_id, c.contact_key, NULL);
+$$;
+
 -- a short page ends a walk; the second walk ends the read
-CREATE FUNCTION mailchimp_sync.read_page_done(_audience_id integer, _rows integer, _newest timestamptz) RETURNS void
+CREATE FUNCTION mailchimp_sync.read_page_done(_audience_id integer, _whole boolean, _rows integer, _newest timestamptz)
+RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -307,18 +403,30 @@ DECLARE
 	_next	timestamptz := _newest - interval '1 second';
 BEGIN
 	UPDATE mailchimp_sync.reading r SET newest = greatest(r.newest, _newest), failures = 0, next_attempt_at = NULL
-	WHERE r.audience_id = _audience_id RETURNING * INTO _r;
+	WHERE r.audience_id = _audience_id AND r.whole = _whole RETURNING * INTO _r;
 	IF _full THEN
 		UPDATE mailchimp_sync.reading r SET page_since = greatest(r.page_since, _next),
 			page_offset = CASE WHEN _next > r.page_since THEN 0 ELSE r.page_offset + mailchimp_sync.page_size() END
-		WHERE r.audience_id = _audience_id;
+		WHERE r.audience_id = _audience_id AND r.whole = _whole;
 	ELSIF NOT _r.archived THEN
 		UPDATE mailchimp_sync.reading r SET archived = true, page_since = r.since, page_offset = 0
-		WHERE r.audience_id = _audience_id;
+		WHERE r.audience_id = _audience_id AND r.whole = _whole;
+	ELSIF _whole THEN
+		PERFORM mailchimp_sync.walk_done(_r);
 	ELSE
 		PERFORM mailchimp_sync.read_done(_r);
 	END IF;
 END
+$$;
+
+CREATE FUNCTION mailchimp_sync.read_over(_r mailchimp_sync.reading) RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = _r.audience_id AND r.whole = _r.whole;
+	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'pull' AND f.audience_id = _r.audience_id AND f.contact_key = ''
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.reading r WHERE r.audience_id = _r.audience_id AND r.failures > 0);
+	SELECT mailchimp_sync.audience_works(_r.audience_id);
 $$;
 
 /*
@@ -343,7 +451,5 @@ AS $$
 	FROM mailchimp_sync.resting_unread(_r.audience_id, NULL) u
 	WHERE c.audience_id = _r.audience_id AND c.source_id = u.source_id AND c.contact_key = u.contact_key
 		AND c.changed_at < _r.begun_at;
-	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = _r.audience_id;
-	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'pull' AND f.audience_id = _r.audience_id AND f.contact_key = '';
-	SELECT mailchimp_sync.audience_works(_r.audience_id);
+	SELECT mailchimp_sync.read_over(_r);
 $$;

@@ -218,6 +218,8 @@ BEGIN
 			THEN m.status_before END,
 		-- we did that: the next read tells when
 		last_changed = CASE WHEN _found AND _f.phase <> 'look' THEN NULL ELSE m.last_changed END,
+		-- a page asked for before that shows the old address
+		read_at = CASE WHEN _found THEN mailchimp_sync.clock() ELSE m.read_at END,
 		-- of a leave in doubt it is known now
 		archived_by_us = m.archived_by_us AND (NOT _found OR _status = 'archived')
 	WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1] AND _hash IS NOT NULL;

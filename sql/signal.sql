@@ -16,8 +16,9 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT ARRAY[
-		'subscribed',			-- somebody of the opt-out group is back at Mailchimp, and stays blocked here (D12)
+		'subscribed',			-- by an act of their own, there; who is in the opt-out group stays blocked here (D12)
 		'unsubscribed',			-- by an act of their own, there
+		'profile_updated',		-- there
 		'campaign_prepared',
 		'campaign_sent',
 		'campaign_failed',
@@ -142,8 +143,8 @@ $$;
 
 /*
  * Mailchimp shows these addresses with another status than we knew. Those who were members of the list and have unsubscribed
- * there are told, but not whom we have unsubscribed ourselves for being in the opt-out group; and those of that group who are
- * back. Called before they join the group by that.
+ * there are told, but not whom we have unsubscribed ourselves for being in the opt-out group; and those who are
+ * back, or have confirmed. Called before they join the group by that.
  */
 CREATE FUNCTION mailchimp_sync.signal_statuses(_audience_id integer, _hashes text[], _old_statuses text[], _statuses text[],
 	_reasons text[], _times timestamptz[])
@@ -152,19 +153,21 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT mailchimp_sync.signal(k.kind, a.connection, a.audience_id, NULL, CASE k.kind
-			WHEN 'subscribed' THEN jsonb_build_object('blocked', true)
+			WHEN 'subscribed' THEN jsonb_build_object('blocked', nullif(b.is_blocked, false))
 			ELSE jsonb_build_object('reason', u.reason, 'unsubscribed_at', mailchimp_sync.query_instant(u.at)) END,
 		o.source_id, o.contact_key, m.email)
 	FROM unnest(_hashes, _old_statuses, _statuses, _reasons, _times) AS u(email_hash, old_status, status, reason, at)
 	CROSS JOIN LATERAL (SELECT CASE
 		WHEN u.status = 'unsubscribed' AND u.old_status IN ('subscribed', 'pending', 'transactional') THEN 'unsubscribed'
-		WHEN u.status IN ('subscribed', 'pending') AND u.old_status IN ('unsubscribed', 'cleaned', 'archived') THEN 'subscribed'
+		WHEN u.status IN ('subscribed', 'pending') AND u.old_status IN ('unsubscribed', 'cleaned', 'archived', 'forgotten')
+			OR u.status = 'subscribed' AND u.old_status IN ('pending', 'transactional') THEN 'subscribed'
 		END AS kind) k
 	JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id
 	JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = u.email_hash
 	LEFT JOIN LATERAL mailchimp_sync.contact_behind(_audience_id, u.email_hash) o ON true
-	WHERE k.kind IS NOT NULL
-		AND mailchimp_sync.is_opted_out(o.source_id, o.contact_key, u.email_hash) = (k.kind = 'subscribed')
+	CROSS JOIN LATERAL (SELECT mailchimp_sync.is_opted_out(o.source_id, o.contact_key, u.email_hash) AS is_blocked) b
+	WHERE CASE k.kind WHEN 'unsubscribed' THEN NOT b.is_blocked
+		WHEN 'subscribed' THEN b.is_blocked OR u.status = 'subscribed' END
 $$;
 
 /*
@@ -259,7 +262,7 @@ JOIN mailchimp_sync.permitted_connection p USING (connection)
 LEFT JOIN mailchimp_sync.audience a USING (audience_id)
 LEFT JOIN mailchimp_sync.source r USING (source_id);
 COMMENT ON VIEW @extschema@.mc_signal IS
-	'what happened: campaigns prepared, sent or failed, persons who unsubscribed, what keeps failing; NOTIFY mc_signal tells each number';
+	'what happened: campaigns prepared, sent or failed, persons who subscribed, unsubscribed or changed their data, what keeps failing; NOTIFY mc_signal tells each number';
 
 CREATE FUNCTION @extschema@.mc_signals(subscriber text, after bigint DEFAULT 0)
 RETURNS TABLE (signal_id bigint, kind text, at timestamptz, connection text, audience text, campaign_id bigint, source text,

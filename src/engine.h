@@ -121,6 +121,7 @@ extern const McKind mc_campaign_kind;
 extern const McKind mc_test_mail_kind;
 extern const McKind mc_poll_kind;
 extern const McKind mc_read_kind;
+extern const McKind mc_look_kind;
 extern const McKind mc_refresh_kind;
 
 /* unit.c: from the claim to the applying of the reply; begin and commit are the engine's */

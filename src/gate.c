@@ -75,6 +75,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_preview", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_sync_audience", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_sync_member", MC_MARKETER, MC_ANY},
+	{"mc_pull", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_add_member", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_remove_member", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_release_member", MC_MARKETER, MC_AUDIENCE, 1},

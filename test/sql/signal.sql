@@ -47,10 +47,10 @@ CREATE FUNCTION report(_complained boolean, _who text, _at text, _reason text, _
 		ARRAY['2020-03-01T' || _at || '+00:00'], ARRAY[_reason], _complained)
 $$;
 CREATE FUNCTION list(_who text, _status text, _at text, _reason text DEFAULT '') RETURNS void LANGUAGE sql AS $$
-	INSERT INTO mailchimp_sync.reading (audience_id, since, begun_at, page_since)
-	SELECT audience_id, '2020-03-01Z', now(), '2020-03-01Z' FROM mailchimp_sync.audience ON CONFLICT DO NOTHING;
-	SELECT mailchimp_sync.read_seen(audience_id, now(), ARRAY[md5(_who || '@example.org')], ARRAY[_who || '@example.org'], ARRAY[_status],
-		ARRAY['x'], ARRAY[_reason], ARRAY['2020-03-01T' || _at || '+00:00']) FROM mailchimp_sync.audience;
+	INSERT INTO mailchimp_sync.reading (audience_id, whole, since, begun_at, page_since)
+	SELECT audience_id, false, '2020-03-01Z', now(), '2020-03-01Z' FROM mailchimp_sync.audience ON CONFLICT DO NOTHING;
+	SELECT mailchimp_sync.read_seen(audience_id, false, now(), ARRAY[md5(_who || '@example.org')], ARRAY[_who || '@example.org'], ARRAY[_status],
+		ARRAY['x'], ARRAY[_reason], ARRAY['2020-03-01T' || _at || '+00:00'], ARRAY[NULL]) FROM mailchimp_sync.audience;
 $$;
 -- the signals since the last look
 CREATE TABLE looked (after bigint);
@@ -154,7 +154,7 @@ SELECT mailchimp_sync.audience_failed(audience_id, 'again') FROM mailchimp_sync.
 SELECT * FROM news();
 SELECT mailchimp_sync.audience_works(audience_id) FROM mailchimp_sync.audience;
 -- of reading alone
-SELECT mailchimp_sync.read_rests(audience_id, 'Bad Request', 'no', NULL) FROM mailchimp_sync.audience, generate_series(1, 20);
+SELECT mailchimp_sync.read_rests(audience_id, false, 'Bad Request', 'no', NULL) FROM mailchimp_sync.audience, generate_series(1, 20);
 SELECT * FROM news();
 -- of a connection: its engine tries again when the pause is over
 CREATE FUNCTION fails(_times integer, _status integer, _detail text) RETURNS void LANGUAGE sql AS $$
@@ -213,7 +213,6 @@ SELECT mc_set_signal('campaign_sent', false, 'regress_mc_ada');	-- fails: for ad
 SELECT mc_set_signal('campaign_sent', false, 'regress_mc_rita');
 SELECT mc_set_signal('campaign_sent', false, ' ');				-- fails
 SELECT mc_set_signal('campain_sent', false, 'billing');			-- fails
-SELECT mc_set_signal('profile_updated', true, 'billing');		-- fails: not in this version
 SELECT mc_set_signal(NULL, true, 'billing');					-- fails
 RESET ROLE;
 -- off for all, but on for one: it is written, and the others do not get it

@@ -84,7 +84,7 @@ is($crm->super("BEGIN; DELETE FROM pg_statistic WHERE starelid IN (SELECT oid FR
 my $scans = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_stat_xact_all_tables
 	WHERE relid IN ('mailchimp_sync.contact'::regclass, 'mailchimp_sync.member'::regclass) AND seq_scan > 0";
 for my $call ("SELECT mc_opt_out('person', 1)", "SELECT mc_erase_contact('p2\@crm.test')", "SELECT mc_opt_out('person', 3); SELECT * FROM mailchimp_sync.opt_out_next('main')",
-	"SELECT mailchimp_sync.read_seen(1, now(), ARRAY[mailchimp_sync.email_hash('p4\@crm.test')], ARRAY['p4\@crm.test'], ARRAY['unsubscribed'], ARRAY['c'], ARRAY[''], ARRAY['']); SELECT 1 / (mc_is_opted_out('person', 4))::integer",
+	"SELECT mailchimp_sync.read_seen(1, false, now(), ARRAY[mailchimp_sync.email_hash('p4\@crm.test')], ARRAY['p4\@crm.test'], ARRAY['unsubscribed'], ARRAY['c'], ARRAY[''], ARRAY[''], ARRAY[NULL]); SELECT 1 / (mc_is_opted_out('person', 4))::integer",
 	"SELECT mc_erase_contact('p5\@crm.test'); SELECT mailchimp_sync.erase_clean()",
 	# these look at small tables that nobody has looked at, and that is not rolled back
 	"UPDATE crm.person SET city = 'Delft' WHERE id < 100; SELECT mailchimp_sync.fold(); SELECT count(*) FROM mailchimp_sync.push_next('main')",
