@@ -215,6 +215,8 @@ DECLARE
 	_hashes		text[];
 	_types		text[];
 BEGIN
+	PERFORM mailchimp_sync.import_recipients(_campaign_id, array_agg(u.id), array_agg(u.email))
+	FROM unnest(_ids, _emails, _activities) AS u(id, email, activity) WHERE u.activity <> '[]';
 	WITH person AS (
 		SELECT coalesce(m.email_hash, lower(u.id)) COLLATE "C" AS email_hash, coalesce(m.email, u.email) AS email, u.activity,
 			m.source_id, m.contact_key, u.line
@@ -285,6 +287,7 @@ DECLARE
 	_new		mailchimp_sync.activity[];
 	_hashes		text[];
 BEGIN
+	PERFORM mailchimp_sync.import_recipients(_campaign_id, _ids, _emails);
 	WITH shown AS MATERIALIZED (
 		SELECT coalesce(m.email_hash, lower(u.id)) AS email_hash, m.source_id, m.contact_key, coalesce(m.email, u.email) AS email,
 			u.at::timestamptz AS occurred_at, CASE WHEN _complained THEN 'abuse complaint' ELSE nullif(u.reason, '') END AS reason,
@@ -308,10 +311,11 @@ BEGIN
 	JOIN mailchimp_sync.audience a USING (audience_id)
 	WHERE c.campaign_id = _campaign_id;
 	-- R45; a policy is the audience's (D11), and without an audience nobody says that it does not matter
-	PERFORM mailchimp_sync.signal_leaving(_audience.audience_id, n) FROM unnest(_new) n;
+	PERFORM mailchimp_sync.signal_leaving(_audience.audience_id, n) FROM unnest(_new) n WHERE NOT mailchimp_sync.import_is_past(n);
 	IF coalesce(_audience.on_unsubscribe, 'opt_out') = 'opt_out' THEN
 		PERFORM mailchimp_sync.opt_out_add(n.source_id, n.contact_key, n.email, 'mailchimp', n.reason, 'Mailchimp')
-		FROM unnest(_new) n WHERE NOT mailchimp_sync.leaving_is_over(_audience.audience_id, n);
+		FROM unnest(_new) n WHERE NOT mailchimp_sync.leaving_is_over(_audience.audience_id, n)
+			AND NOT mailchimp_sync.import_came_back(_audience.audience_id, n);
 		PERFORM mailchimp_sync.opt_outs_explained(array_agg(n.email_hash), array_agg(n.reason)) FROM unnest(_new) n;
 	END IF;
 	PERFORM mailchimp_sync.member_left(_audience.audience_id, h.email_hash, n.occurred_at, n.reason)

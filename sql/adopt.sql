@@ -64,7 +64,9 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	IF _c.status = 'sent' THEN
+	IF _c.origin = 'imported' THEN
+		RETURN mailchimp_sync.import_left(_c, _shown);
+	ELSIF _c.status = 'sent' THEN
 		RETURN false;
 	ELSIF _shown.status IN ('sent', 'canceled') THEN
 		PERFORM mailchimp_sync.campaign_sent(_c, _shown);

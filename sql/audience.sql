@@ -149,6 +149,7 @@ BEGIN
 	VALUES (_audience, _connection, _list_id, _direction, _conflict, _on_leave, _on_unsubscribe, _recipients,
 		_double_opt_in, _every, _read_every, mailchimp_sync.clock())
 	RETURNING audience_id INTO _audience_id;
+	PERFORM mailchimp_sync.import_coupled(_connection, _list_id, _audience_id);
 	-- the usual one can be undone
 	IF _on_leave <> 'archive' THEN
 		PERFORM mailchimp_sync.notice_policy(_audience, _on_leave);

@@ -72,8 +72,9 @@ AS $$
 	SELECT _c.status <> 'failed', format('it is %s', _c.status), CASE _c.status
 		WHEN 'draft' THEN 'Everything about it can still be changed.'
 		WHEN 'preparing' THEN coalesce(_c.last_error || '.', 'It is on its way; mc_progress shows how far.')
-		WHEN 'prepared' THEN format('mc_test_campaign shows it to colleagues, mc_send_campaign(%1$s) sends it. Another template is '
-			'another campaign: mc_copy_campaign(%1$s), mc_delete_campaign(%1$s).', _c.campaign_id)
+		WHEN 'prepared' THEN CASE _c.origin WHEN 'imported' THEN format('It was made at Mailchimp, and is sent there (edit_url of mc_campaign). '
+			'mc_copy_campaign(%s) makes one of your own of it.', _c.campaign_id) ELSE format('mc_test_campaign shows it to colleagues, mc_send_campaign(%1$s) sends it. Another template is '
+			'another campaign: mc_copy_campaign(%1$s), mc_delete_campaign(%1$s).', _c.campaign_id) END
 		WHEN 'scheduled' THEN format('It is sent at %s; mc_unschedule_campaign(%s) takes that back.', _c.scheduled_for, _c.campaign_id)
 		WHEN 'sending' THEN 'Mailchimp is sending it.'
 		WHEN 'sent' THEN format('%s mails at %s; mc_report shows the results.', _c.emails_sent, _c.sent_at)
@@ -201,6 +202,7 @@ AS $$
 		WHEN _words ~* 'not ready|moment|counting' THEN 'Mailchimp is counting the recipients; look again in a minute.'
 		WHEN _words ~* 'recipient|segment|audience|list' THEN 'mc_prepare_campaign(%1$s) goes through its recipients anew.'
 	END, _c.campaign_id)
+	WHERE _c.origin = 'local'
 $$;
 
 -- the campaign as it is there, next to what it is here; what was edited there is adopted (adopt.sql)
@@ -253,6 +255,7 @@ AS $$
 DECLARE
 	_c			mailchimp_sync.campaign := mailchimp_sync.campaign_of(_campaign);
 	_is_unsent	boolean := mailchimp_sync.campaign_is_unsent(_c.status);
+	_is_ours	boolean := _c.origin = 'local';		-- of an imported one Mailchimp knows what it lacks, and who gets it
 	_there		mailchimp_sync.campaign_there;
 	_asked		boolean := false;
 	_trouble	text;
@@ -272,19 +275,19 @@ BEGIN
 	RETURN QUERY
 	SELECT * FROM mailchimp_sync.check_status(_c)
 	UNION ALL
-	SELECT false, p.heading, p.detail FROM mailchimp_sync.campaign_problems(_c) p WHERE _is_unsent
+	SELECT false, p.heading, p.detail FROM mailchimp_sync.campaign_problems(_c) p WHERE _is_unsent AND _is_ours
 	UNION ALL
-	SELECT false, p.heading, p.detail FROM mailchimp_sync.merge_tag_problems(_c) p WHERE _is_unsent
+	SELECT false, p.heading, p.detail FROM mailchimp_sync.merge_tag_problems(_c) p WHERE _is_unsent AND _is_ours
 	UNION ALL
-	SELECT d.ok, d.heading, d.detail FROM mailchimp_sync.sender_check(_c) d WHERE _is_unsent
+	SELECT d.ok, d.heading, d.detail FROM mailchimp_sync.sender_check(_c) d WHERE _is_unsent AND _is_ours
 	UNION ALL
 	SELECT t.ok, t.heading, t.detail FROM mailchimp_sync.target_check(_c) t
 	UNION ALL
 	SELECT * FROM mailchimp_sync.check_surroundings(_c) WHERE _is_unsent OR _c.status = 'sending'
 	UNION ALL
-	SELECT * FROM mailchimp_sync.check_recipients(_c)
+	SELECT * FROM mailchimp_sync.check_recipients(_c) WHERE _is_ours
 	UNION ALL
-	SELECT * FROM mailchimp_sync.check_changes(_c)
+	SELECT * FROM mailchimp_sync.check_changes(_c) WHERE _is_ours
 	UNION ALL
 	SELECT * FROM mailchimp_sync.check_there(_c, _there) WHERE _asked
 	UNION ALL

@@ -114,6 +114,14 @@ AS $$
 	WHERE t.verb = _verb AND t.from_status = _status
 $$;
 
+-- an imported campaign is what Mailchimp shows, but what was sent stays so
+CREATE FUNCTION mailchimp_sync.imported_leads_to(_from_status text, _shown text) RETURNS text
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT CASE WHEN _from_status = 'sent' AND _shown <> 'deleted' THEN _from_status ELSE _shown END
+$$;
+
 -- nobody gets round the table
 CREATE FUNCTION mailchimp_sync.campaign_status_guard() RETURNS trigger
 LANGUAGE plpgsql
@@ -121,7 +129,9 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	IF NOT EXISTS (SELECT FROM mailchimp_sync.campaign_transitions() t
-			WHERE t.from_status = OLD.status AND t.to_status = NEW.status) THEN
+			WHERE t.from_status = OLD.status AND t.to_status = NEW.status)
+		AND NOT (NEW.origin = 'imported' AND NEW.status IN ('prepared', 'scheduled', 'sending', 'sent', 'canceled', 'deleted')
+			AND NEW.status = mailchimp_sync.imported_leads_to(OLD.status, NEW.status)) THEN
 		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
 			MESSAGE = format('campaign %s cannot become %s: it is %s', OLD.campaign_id, coalesce(NEW.status, 'nothing'), OLD.status);
 	END IF;
@@ -131,6 +141,14 @@ $$;
 CREATE TRIGGER status_guard BEFORE UPDATE OF status ON mailchimp_sync.campaign
 	FOR EACH ROW WHEN (OLD.status IS DISTINCT FROM NEW.status) EXECUTE FUNCTION mailchimp_sync.campaign_status_guard();
 
+-- whom an imported campaign goes to is decided at Mailchimp, past our opt-outs: nothing is sent or changed from here
+CREATE FUNCTION mailchimp_sync.is_for_imported(_verb text) RETURNS boolean
+LANGUAGE sql IMMUTABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT _verb NOT IN ('alter', 'select', 'prepare', 'send', 'schedule')
+$$;
+
 /*
  * May this be asked of it? One that is on its way can be given another end as long as that only says what is to
  * happen once it is there: send it or schedule it after all, or neither.
@@ -139,7 +157,8 @@ CREATE FUNCTION mailchimp_sync.campaign_allows(_c mailchimp_sync.campaign, _verb
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT mailchimp_sync.campaign_leads_to(_verb, _c.status) IS NOT NULL AND CASE
+	SELECT mailchimp_sync.campaign_leads_to(_verb, _c.status) IS NOT NULL
+		AND (_c.origin = 'local' OR mailchimp_sync.is_for_imported(_verb)) AND CASE
 		WHEN _c.goal IS NULL THEN true
 		WHEN _verb IN ('alter', 'select', 'prepare') THEN false
 		WHEN _verb IN ('send', 'schedule') THEN _c.goal IN ('prepare', 'schedule')
@@ -190,8 +209,11 @@ BEGIN
 	IF NOT mailchimp_sync.campaign_allows(_c, _verb) THEN
 		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
 			MESSAGE = format('cannot %s campaign %s: it is %s',
-				CASE _verb WHEN 'select' THEN 'change the recipients of' ELSE _verb END, _campaign, _c.status),
+				CASE _verb WHEN 'select' THEN 'change the recipients of' ELSE _verb END, _campaign,
+				CASE WHEN _c.origin = 'local' OR mailchimp_sync.is_for_imported(_verb) THEN _c.status ELSE 'imported' END),
 			HINT = CASE
+				WHEN NOT (_c.origin = 'local' OR mailchimp_sync.is_for_imported(_verb)) THEN format('It belongs to who made it at Mailchimp, and so do '
+					'its recipients: go on with it there (edit_url of mc_campaign), or make one of your own with mc_copy_campaign(%s).', _campaign)
 				WHEN _c.status = 'sending' THEN 'Mailchimp is sending it; wait until it is sent.'
 				WHEN _c.status = 'sent' THEN 'A campaign is sent once; make a new one for another mail.'
 				WHEN _c.status IN ('canceled', 'deleted') THEN 'Make a new one with mc_create_campaign.'

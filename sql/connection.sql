@@ -29,7 +29,7 @@ CREATE TABLE mailchimp_sync.connection (
 	no_batch_until	timestamptz,
 	-- mc_alter_connection
 	max_connections	integer CHECK (max_connections BETWEEN 1 AND 10),
-	campaigns_every	interval CHECK (campaigns_every > interval '0'),
+	campaigns_every	interval CHECK (campaigns_every >= interval '0'),		-- 0: never by itself (import.sql)
 	only_addresses	text[]
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.connection', '');
@@ -428,6 +428,9 @@ BEGIN
 	DELETE FROM mailchimp_sync.template t WHERE t.connection = _connection;
 	DELETE FROM mailchimp_sync.domain d WHERE d.connection = _connection;
 	DELETE FROM mailchimp_sync.refresh r WHERE r.connection = _connection;
+	-- the campaigns of the other account are somebody's decision, too
+	DELETE FROM mailchimp_sync.import i WHERE i.connection = _connection;
+	UPDATE mailchimp_sync.connection c SET campaigns_every = NULL WHERE c.connection = _connection AND c.campaigns_every IS NOT NULL;
 END
 $$;
 
@@ -436,7 +439,16 @@ $$;
 CREATE FUNCTION @extschema@.mc_alter_connection(connection text, settings jsonb) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
 COMMENT ON FUNCTION @extschema@.mc_alter_connection(text, jsonb) IS
-	'changes max_connections or only_addresses (training: nobody else is pushed or mailed); null puts back the default';
+	'changes max_connections, campaigns_every (import; 0: not by itself) or only_addresses (training: nobody else is pushed or mailed); null puts back the default';
+
+CREATE FUNCTION mailchimp_sync.interval_or_null(_value jsonb) RETURNS interval
+	LANGUAGE plpgsql STABLE SET search_path = pg_catalog, pg_temp AS $$
+BEGIN
+	RETURN (_value #>> '{}')::interval;
+EXCEPTION WHEN data_exception THEN
+	RETURN NULL;
+END
+$$;
 
 -- a setting of the wrong type or out of range says so by its name
 CREATE FUNCTION mailchimp_sync.check_connection_setting(_key text, _value jsonb) RETURNS void
@@ -455,6 +467,9 @@ BEGIN
 			OR jsonb_path_exists(_value, 'strict $[*] ? (@.type() != "string" || !(@ like_regex "^[^@ ]+@[^@ ]+$"))') THEN
 			_wanted := 'a list of e-mail addresses';
 		END IF;
+	ELSIF _key = 'campaigns_every' AND NOT coalesce(mailchimp_sync.interval_or_null(_value) = interval '0'
+			OR mailchimp_sync.interval_or_null(_value) BETWEEN interval '1 minute' AND interval '100 years', false) THEN
+		_wanted := 'an interval of a minute or more, or 0';
 	END IF;
 	IF _wanted IS NOT NULL THEN
 		RAISE invalid_parameter_value USING
@@ -470,7 +485,7 @@ DECLARE
 	_setting	record;
 BEGIN
 	PERFORM mailchimp_sync.require_connection(_connection);
-	PERFORM mailchimp_sync.check_settings(_settings, ARRAY['max_connections', 'only_addresses'], 'a connection');
+	PERFORM mailchimp_sync.check_settings(_settings, ARRAY['max_connections', 'campaigns_every', 'only_addresses'], 'a connection');
 	FOR _setting IN SELECT * FROM jsonb_each(_settings) LOOP
 		PERFORM mailchimp_sync.check_connection_setting(_setting.key, _setting.value);
 	END LOOP;
@@ -478,14 +493,19 @@ BEGIN
 	UPDATE mailchimp_sync.connection c
 	SET max_connections = CASE WHEN _settings ? 'max_connections'
 			THEN (_settings ->> 'max_connections')::integer ELSE c.max_connections END,
+		campaigns_every = CASE WHEN _settings ? 'campaigns_every'
+			THEN (_settings ->> 'campaigns_every')::interval ELSE c.campaigns_every END,
 		only_addresses = CASE WHEN NOT _settings ? 'only_addresses' THEN c.only_addresses
 			WHEN _settings -> 'only_addresses' <> 'null'
 				THEN ARRAY(SELECT jsonb_array_elements_text(_settings -> 'only_addresses')) END
 	WHERE c.connection = _connection;
+	INSERT INTO mailchimp_sync.import (connection) SELECT _connection WHERE (_settings ->> 'campaigns_every')::interval > interval '0'
+	ON CONFLICT DO NOTHING;
 	IF _settings ? 'only_addresses' THEN
 		PERFORM mailchimp_sync.compare_connection(_connection);
 		-- whom Mailchimp is going to mail is decided anew
-		UPDATE mailchimp_sync.campaign SET altered = true WHERE connection = _connection AND status = 'scheduled' AND NOT hold;
+		UPDATE mailchimp_sync.campaign SET altered = true
+		WHERE connection = _connection AND status = 'scheduled' AND NOT hold AND origin = 'local';
 	END IF;
 	PERFORM mailchimp_sync.wake();
 END

@@ -198,7 +198,7 @@ AS $$
 		OR EXISTS (SELECT FROM mailchimp_sync.contact c WHERE c.audience_id = a.audience_id AND c.member_hash = _email_hash))
 	UNION
 	SELECT c.connection, c.list_id FROM mailchimp_sync.campaign c
-	WHERE EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = c.campaign_id AND r.email_hash = _email_hash
+	WHERE c.list_id IS NOT NULL AND EXISTS (SELECT FROM mailchimp_sync.recipient r WHERE r.campaign_id = c.campaign_id AND r.email_hash = _email_hash
 		AND r.status <> 'skipped')
 $$;
 

@@ -9,7 +9,7 @@
  * noted with the last page, in the same transaction (report.read_figures).
  *
  * A campaign that is prepared, scheduled or has failed is asked for its state alone: somebody may have sent,
- * scheduled, edited or deleted it at Mailchimp (adopt.sql).
+ * scheduled, edited or deleted it at Mailchimp (adopt.sql); so is an imported one that is being sent (import.sql).
  */
 
 /* ---- polls under way ---- */
@@ -116,14 +116,14 @@ SELECT c.connection, c.campaign_id, c.mailchimp_id, CASE c.status WHEN 'sent' TH
 	c.next_poll_at AS at, c.sent_at, o.is_old
 FROM mailchimp_sync.campaign c
 CROSS JOIN LATERAL (SELECT c.status = 'sent' AND c.sent_at <= mailchimp_sync.clock() - interval '7 days' AS is_old) o
-WHERE c.next_poll_at IS NOT NULL AND c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.goal IS NULL
+WHERE c.next_poll_at IS NOT NULL AND c.status IN ('prepared', 'scheduled', 'failed', 'sending', 'sent') AND c.goal IS NULL
 	AND c.mailchimp_id IS NOT NULL
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.poll p WHERE p.campaign_id = c.campaign_id)
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f WHERE f.kind = 'poll'
 		-- or many of the old ones are asked for just now (poll_bulk.sql)
 		AND (f.campaign_id = c.campaign_id OR f.phase = 'reports' AND f.connection = c.connection AND o.is_old));
 CREATE INDEX campaign_poll_due ON mailchimp_sync.campaign (connection, next_poll_at, campaign_id)
-	WHERE next_poll_at IS NOT NULL AND status IN ('prepared', 'scheduled', 'failed', 'sent') AND goal IS NULL
+	WHERE next_poll_at IS NOT NULL AND status IN ('prepared', 'scheduled', 'failed', 'sending', 'sent') AND goal IS NULL
 		AND mailchimp_id IS NOT NULL;
 
 CREATE VIEW mailchimp_sync.poll_first AS
@@ -448,7 +448,9 @@ BEGIN
 	END IF;
 	PERFORM mailchimp_sync.poll_succeeded(_campaign_id, _started_at);
 	-- whoever wants something of it, or had it done since, has looked or will look on that way
-	IF _c.goal IS NULL AND _c.status IN ('prepared', 'scheduled', 'failed') AND coalesce(_started_at > _c.went_at, true) THEN
+	IF _c.origin = 'imported' THEN
+		PERFORM mailchimp_sync.import_state_seen(_c, _started_at, _shown);
+	ELSIF _c.goal IS NULL AND _c.status IN ('prepared', 'scheduled', 'failed') AND coalesce(_started_at > _c.went_at, true) THEN
 		PERFORM mailchimp_sync.adopt_state(_c, _shown);
 	END IF;
 END
@@ -477,9 +479,9 @@ BEGIN
 	IF _walk <> 'state' THEN
 		INSERT INTO mailchimp_sync.poll (campaign_id, started_at, figures) VALUES (_campaign_id, _started_at, '{}');
 		INSERT INTO mailchimp_sync.poll_page (campaign_id, walk, page_offset) VALUES (_campaign_id, 'state', 0);
-	ELSIF _c.goal IS NULL AND mailchimp_sync.campaign_leads_to('vanish', _c.status) IS NOT NULL THEN
-		UPDATE mailchimp_sync.campaign SET status = mailchimp_sync.campaign_leads_to('vanish', _c.status),
-			next_poll_at = NULL, last_error = 'it was deleted at Mailchimp'
+	ELSIF _c.goal IS NULL AND (_c.origin = 'imported' OR mailchimp_sync.campaign_leads_to('vanish', _c.status) IS NOT NULL) THEN
+		-- an imported one comes back if a later look finds it there
+		UPDATE mailchimp_sync.campaign SET status = 'deleted', went_at = mailchimp_sync.clock(), next_poll_at = NULL, last_error = 'it was deleted at Mailchimp'
 		WHERE campaign_id = _campaign_id;
 		DELETE FROM mailchimp_sync.failure f WHERE f.work = 'poll' AND f.campaign_id = _campaign_id;
 	END IF;

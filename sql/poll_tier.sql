@@ -166,6 +166,6 @@ CROSS JOIN LATERAL (SELECT greatest(c.created_at, c.sent_at) AS born_at,
 CROSS JOIN LATERAL (SELECT x.tier
 	FROM (SELECT o.tier, ((a.born_at AT TIME ZONE 'UTC') + o.min_age) AT TIME ZONE 'UTC' AS begins_at FROM tiers o) x
 	WHERE x.begins_at <= a.now_at ORDER BY x.begins_at DESC LIMIT 1) t
-WHERE c.status IN ('prepared', 'scheduled', 'failed', 'sent') AND c.next_poll_at IS NOT NULL;
+WHERE c.status IN ('prepared', 'scheduled', 'failed', 'sending', 'sent') AND c.goal IS NULL AND c.next_poll_at IS NOT NULL;
 COMMENT ON VIEW @extschema@.mc_poll_schedule IS
 	'the campaigns that are polled: age (since they were sent), tier, and when results are fetched next';

@@ -556,8 +556,8 @@ SELECT c.campaign_id, c.connection, a.audience, c.list_id, c.type, c.name, coale
 	CASE WHEN c.status IN ('sending', 'sent')
 		THEN mailchimp_sync.page_url(n.dc, 'reports/summary', c.web_id) END AS report_url,
 	c.created_at, c.scheduled_for, c.sent_at, c.emails_sent,
-	(SELECT count(*) FROM mailchimp_sync.recipient r
-		WHERE r.campaign_id = c.campaign_id AND r.status <> 'skipped') AS recipients,
+	CASE c.origin WHEN 'imported' THEN c.count_last ELSE (SELECT count(*) FROM mailchimp_sync.recipient r
+		WHERE r.campaign_id = c.campaign_id AND r.status <> 'skipped') END AS recipients,
 	(SELECT count(*) FROM mailchimp_sync.recipient r
 		WHERE r.campaign_id = c.campaign_id AND r.status = 'skipped') AS skipped,
 	c.last_polled_at, c.next_poll_at, c.last_error, c.origin

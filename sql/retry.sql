@@ -22,7 +22,13 @@ SELECT 'refresh', a.audience, NULL, NULL, NULL, NULL, r.title, r.detail, r.what,
 FROM mailchimp_sync.refresh r
 JOIN mailchimp_sync.permitted_connection p USING (connection)
 LEFT JOIN mailchimp_sync.audience a USING (connection, list_id)
-WHERE r.attempts > 0;
+WHERE r.attempts > 0
+UNION ALL
+-- nor its campaigns (import.sql)
+SELECT 'pull', NULL, NULL, NULL, NULL, NULL, i.title, i.detail, 'campaigns', i.attempts, i.first_failed_at, i.last_failed_at, i.next_attempt_at
+FROM mailchimp_sync.import i
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+WHERE i.attempts > 0;
 COMMENT ON VIEW @extschema@.mc_failure IS
 	'what Mailchimp refused or what keeps failing, in Mailchimp''s own words; without next_attempt_at it rests until something changes';
 
@@ -162,8 +168,13 @@ AS $$
 			AND (_audience_id IS NULL OR (r.connection, r.list_id) =
 				(SELECT a.connection, a.list_id FROM mailchimp_sync.audience a WHERE a.audience_id = _audience_id))
 		RETURNING 0 AS audience_id
+	), pulling AS (
+		UPDATE mailchimp_sync.import i SET next_attempt_at = NULL
+		WHERE i.attempts > 0 AND _audience_id IS NULL AND mailchimp_sync.caller_has('marketer', i.connection)
+		RETURNING 0 AS audience_id
 	)
 	SELECT count(*) FROM (SELECT w.audience_id FROM working w UNION ALL SELECT r.audience_id FROM reading r
 		UNION ALL SELECT s.audience_id FROM searching s UNION ALL SELECT b.audience_id FROM asking b
-		UNION ALL SELECT t.audience_id FROM testing t UNION ALL SELECT f.audience_id FROM fetching f) n
+		UNION ALL SELECT t.audience_id FROM testing t UNION ALL SELECT f.audience_id FROM fetching f
+		UNION ALL SELECT p.audience_id FROM pulling p) n
 $$;

@@ -219,12 +219,12 @@ BEGIN
 			CASE WHEN o.status = 'prepared' OR o.hold THEN 'remove' ELSE 'correct' END, NULL
 		FROM mailchimp_sync.campaign o
 		-- not asked where it is not wanted: that is a lookup for each campaign that waits
-		WHERE NOT _is_local AND o.status IN ('prepared', 'scheduled') AND o.goal IS NULL
+		WHERE NOT _is_local AND o.status IN ('prepared', 'scheduled') AND o.goal IS NULL AND o.origin = 'local'
 			AND (o.altered AND o.status = 'scheduled' AND NOT o.hold
 				OR EXISTS (SELECT FROM mailchimp_sync.leaving_recipients(o.campaign_id, 1)))
 		UNION ALL
 		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.scheduled_for, o.next_attempt_at), 'release', NULL
-		FROM mailchimp_sync.campaign o WHERE o.status = 'scheduled' AND o.goal IS NULL AND o.hold
+		FROM mailchimp_sync.campaign o WHERE o.status = 'scheduled' AND o.goal IS NULL AND o.hold AND o.origin = 'local'
 		UNION ALL
 		SELECT o.campaign_id, o.connection, o.audience_id, o.status, greatest(o.tidy_at, o.next_attempt_at), 'drop_segment', NULL
 		FROM mailchimp_sync.usable_connection n CROSS JOIN LATERAL mailchimp_sync.campaign_to_tidy(n.connection) o

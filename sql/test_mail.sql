@@ -103,7 +103,7 @@ DECLARE
 	_addresses	text[] := ARRAY(SELECT mailchimp_sync.bare_address(e.email) FROM unnest(_emails) WITH ORDINALITY AS e(email, position)
 		ORDER BY e.position);
 BEGIN
-	IF _c.mailchimp_id IS NULL OR _c.content_at IS NULL THEN
+	IF _c.mailchimp_id IS NULL OR (_c.content_at IS NULL AND _c.origin = 'local') THEN
 		RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state',
 			MESSAGE = format('cannot test campaign %s: it is %s, and not made at Mailchimp yet', _campaign, _c.status),
 			HINT = format('Make it there with mc_prepare_campaign(%s).', _campaign);
@@ -182,7 +182,7 @@ JOIN mailchimp_sync.campaign c USING (campaign_id)
 JOIN mailchimp_sync.usable_connection u USING (connection)
 CROSS JOIN LATERAL (SELECT CASE WHEN t.begun_at IS NOT NULL THEN 'lost'
 	WHEN NOT mailchimp_sync.campaign_is_unsent(c.status) OR c.goal IN ('cancel', 'delete') THEN 'late'
-	WHEN c.content_at IS NOT NULL AND NOT c.altered THEN 'ask' END AS verdict) v
+	WHEN (c.content_at IS NOT NULL OR c.origin = 'imported') AND NOT c.altered THEN 'ask' END AS verdict) v
 WHERE v.verdict IS NOT NULL
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.audience a WHERE a.audience_id = c.audience_id AND a.paused)
 	AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f

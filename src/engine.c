@@ -52,7 +52,7 @@
 static const McKind *const kinds[] = {
 	&mc_opt_out_kind, &mc_campaign_kind, &mc_test_mail_kind, &mc_erase_kind, &mc_field_kind,
 	&mc_batch_kind,	  &mc_leave_kind,	 &mc_rename_kind,	 &mc_read_kind,	 &mc_poll_kind,
-	&mc_tag_kind,	  &mc_push_kind,	 &mc_refresh_kind,	 &mc_look_kind,
+	&mc_tag_kind,	  &mc_push_kind,	 &mc_refresh_kind,	 &mc_look_kind,	 &mc_import_kind,
 };
 
 /*

@@ -123,6 +123,7 @@ extern const McKind mc_poll_kind;
 extern const McKind mc_read_kind;
 extern const McKind mc_look_kind;
 extern const McKind mc_refresh_kind;
+extern const McKind mc_import_kind;
 
 /* unit.c: from the claim to the applying of the reply; begin and commit are the engine's */
 typedef enum McClaim

@@ -54,6 +54,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_connect", MC_ADMIN, MC_NEW_CONNECTION, 1},
 	{"mc_check_connection", MC_MARKETER, MC_CONNECTION, 1},
 	{"mc_refresh", MC_MARKETER, MC_CONNECTION, 1},
+	{"mc_pull_campaigns", MC_MARKETER, MC_CONNECTION, 1},
 	{"mc_alter_connection", MC_ADMIN, MC_CONNECTION, 1},
 	{"mc_pause", MC_ADMIN, MC_CONNECTION, 1},
 	{"mc_resume", MC_ADMIN, MC_CONNECTION, 1, MC_ALL},

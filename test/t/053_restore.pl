@@ -11,7 +11,7 @@ use Test::More;
 my $key = 'secretsecretsecret-us1';
 
 my $sim = McTest::Simulator->start;
-$sim->post('/_sim/demo', { key => $key });
+my $demo = $sim->post('/_sim/demo', { key => $key });
 my $conf = "mailchimp_sync.databases = 'one, custom, plain, half, clone'\n";
 my $node = McTest::Node->start('main', extension => 0, conf => $conf);
 $node->query('CREATE DATABASE one');
@@ -22,6 +22,10 @@ $one->wait_in_step;
 $node->role('rita', level => 'reader', db => 'one');
 $one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_campaign('News', 'people'); SELECT mc_target_audience(1);
 	SELECT mc_remove_recipients(1, 'person', '{2}'); SELECT mc_set_signal('unsubscribed', false, 'crm')");
+# one that people made, long ago
+$sim->post('/_sim/act', { account => $demo->{account_id}, action => 'add_campaigns', campaigns => [ { title => 'Theirs', created => '2020-01-01T00:00:00+00:00' } ] });
+$one->mia("SELECT mc_pull_campaigns('main')");
+$one->wait_until("SELECT count(*) = 1 FROM mc_campaign WHERE origin = 'imported'");
 $one->super("SELECT mailchimp_sync.signal_campaign('campaign_prepared', 1)");
 $one->wait_until("SELECT count(*) = 1 FROM mc_contact_state WHERE state = 'opted_out'");
 $one->super("INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, recorded_at, machine)
@@ -69,7 +73,7 @@ $sim->release;
 $one->wait_in_step;
 like($contents, qr/^mailchimp_sync\.contact\|3\|/m, 'there is something to compare');
 like($contents, qr/^mailchimp_sync\.opt_out\|1\|/m, 'also of the opt-out group');
-like($contents, qr/^mailchimp_sync\.campaign\|1\|/m, 'and a campaign');
+like($contents, qr/^mailchimp_sync\.campaign\|2\|.*^mailchimp_sync\.import\|1\|/ms, 'and a campaign, and one that was imported');
 like($contents, qr/^mailchimp_sync\.tag\|1\|/m, 'and a tag');
 like($contents, qr/^counted\|1\|3\|0\|0\|0\|0\|1\|0$/m, 'and activities, which are counted, machines\' too');
 like($contents, qr/^mailchimp_sync\.signal\|1\|.*^mailchimp_sync\.signal_switch\|1\|/ms, 'N11: and signals, and who wants which');

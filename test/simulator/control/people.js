@@ -2,6 +2,7 @@
 
 import { parseInstant } from '../lib/clock.js';
 import { hashOf } from '../lib/email.js';
+import { addCampaign, copyCampaign } from '../lib/campaigns.js';
 import { addMergeField } from '../lib/lists.js';
 import { addDomain, addTemplate, setRole } from '../lib/world.js';
 import { addTags, archive, createMember, forget, setStatus, updateMember } from '../lib/members.js';
@@ -148,6 +149,17 @@ const CAMPAIGN_ACTS = {
   schedule: (world, campaign, { at }) => schedule(world, campaign, parseInstant(at)),
   unschedule: (world, campaign) => unschedule(world, campaign),
   delete: (world, campaign) => removeCampaign(world, campaign),
+  replicate: (world, campaign) => copyCampaign(world, campaign),
+  // Mailchimp's support can.
+  undelete(world, campaign) {
+    campaign.account.campaigns.set(campaign.id, campaign);
+    campaign.deleted = false;
+    world.touch();
+  },
+  set_status(world, campaign, { status }) {
+    campaign.status = status;
+    world.touch();
+  },
   edit(world, campaign, { settings }) {
     Object.assign(campaign.settings, settings);
     world.touch();
@@ -183,7 +195,24 @@ function templateAct(world, body) {
   throw new Error(`no template ${body.template}`);
 }
 
+// A campaign made on Mailchimp's pages, perhaps long ago; one with "sent" went to the list's subscribers, or to some of them, at that time.
+function addOne(world, account, { list, type = 'regular', title, subject, from_name, reply_to, html, created, sent, at, status }) {
+  const campaign = addCampaign(world, account, {
+    type,
+    recipients: { list_id: list || '' },
+    settings: { title: title || '', subject_line: subject || '', from_name: from_name || '', reply_to: reply_to || '' },
+    content: { html: html || '<a href="https://www.example.org/">news</a> *|UNSUB|*', plain_text: 'news' },
+  });
+  if (created) campaign.created = parseInstant(created);
+  if (sent) startSending(world, campaign, parseInstant(sent));
+  if (at) schedule(world, campaign, parseInstant(at));
+  tick(world);
+  if (status) campaign.status = status;
+  return { id: campaign.id, web_id: campaign.web_id, status: campaign.status };
+}
+
 const ACCOUNT_ACTS = {
+  add_campaigns: (world, account, { campaigns }) => ({ campaigns: campaigns.map((each) => addOne(world, account, each)) }),
   add_template: (world, account, { name, names = [name], incomplete }) => ({
     ids: names.map((each) => addTemplate(world, account, { name: each, incomplete }).id),
   }),
