@@ -61,6 +61,17 @@ CREATE TABLE mailchimp_sync.audience_source (
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.audience_source', '');
 
+/*
+ * Do data go to Mailchimp? In both directions not before all members were read once: what they have is weighed
+ * first, and many may be as the CRM wants them. Without a search_path, so that it is inlined.
+ */
+CREATE FUNCTION mailchimp_sync.goes_out(_audience mailchimp_sync.audience) RETURNS boolean
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+AS $$
+	SELECT _audience.direction OPERATOR(pg_catalog.=) 'push'
+		OR _audience.direction OPERATOR(pg_catalog.=) 'both' AND _audience.walked_at IS NOT NULL
+$$;
+
 /* ---- looking one up ---- */
 
 CREATE FUNCTION mailchimp_sync.audience_id(_audience text) RETURNS integer
@@ -184,13 +195,12 @@ BEGIN
 END
 $$;
 
--- direction pull and its companions come with the pull; until then they are refused, not ignored
 CREATE FUNCTION mailchimp_sync.check_audience_settings(_settings jsonb) RETURNS void
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_allowed	jsonb := '{"direction": ["push"], "conflict": ["crm_wins"],
+	_allowed	jsonb := '{"direction": ["push", "pull", "both"], "conflict": ["crm_wins", "mailchimp_wins", "latest_wins"],
 		"on_leave": ["archive", "unsubscribe", "keep"], "on_unsubscribe": ["opt_out", "inactive", "ignore"],
 		"recipients": ["join", "members"]}';
 	_bad		record;

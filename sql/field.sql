@@ -102,7 +102,7 @@ BEGIN
 			THEN mailchimp_sync.clock() ELSE a.fields_asked_at END))
 		FROM mailchimp_sync.usable_connection u
 		JOIN mailchimp_sync.audience a USING (connection)
-		WHERE a.active_since IS NOT NULL AND NOT a.paused AND a.direction <> 'pull'
+		WHERE a.active_since IS NOT NULL AND NOT a.paused AND mailchimp_sync.goes_out(a)
 			AND (a.fields_asked_at IS NOT NULL OR EXISTS (SELECT FROM mailchimp_sync.missing_fields(a.audience_id)))
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight f
 				WHERE f.kind = 'field' AND f.audience_id = a.audience_id AND f.doubt_at IS NULL));

@@ -105,7 +105,7 @@ FROM mailchimp_sync.usable_connection u
 JOIN mailchimp_sync.audience a USING (connection)
 JOIN mailchimp_sync.audience_source x USING (audience_id)
 JOIN mailchimp_sync.source s USING (source_id)
-WHERE a.active_since IS NOT NULL AND NOT a.paused AND a.direction <> 'pull' AND s.state <> 'stopped';
+WHERE a.active_since IS NOT NULL AND NOT a.paused AND mailchimp_sync.goes_out(a) AND s.state <> 'stopped';
 
 /*
  * The values of the keys for these audiences; null where the source cannot be

@@ -80,7 +80,7 @@ AS $$
 BEGIN
 	RETURN QUERY
 	SELECT a.* FROM mailchimp_sync.audience a
-	WHERE a.connection = _connection AND a.active_since IS NOT NULL AND NOT a.paused AND a.direction <> 'pull'
+	WHERE a.connection = _connection AND a.active_since IS NOT NULL AND NOT a.paused AND mailchimp_sync.goes_out(a)
 		AND (a.next_attempt_at IS NULL OR a.next_attempt_at <= mailchimp_sync.clock())
 		-- of an audience older than this copy of the database the statuses have to be read first
 		AND (a.read_at IS NOT NULL OR a.active_since >= (SELECT h.stamped_at FROM mailchimp_sync.home h))

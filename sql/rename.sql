@@ -173,7 +173,7 @@ BEGIN
 		FROM mailchimp_sync.usable_connection u
 		JOIN mailchimp_sync.audience a USING (connection)
 		CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id, 'infinity') r
-		WHERE a.active_since IS NOT NULL AND NOT a.paused AND a.direction <> 'pull');
+		WHERE a.active_since IS NOT NULL AND NOT a.paused AND mailchimp_sync.goes_out(a));
 END
 $$;
 

@@ -36,14 +36,6 @@ sub signals
 	return $news;
 }
 
-# An audience of that direction, and one that is given another.
-sub create
-{
-	my ($name, $list, $direction, @source) = @_;
-	$crm->ann(sprintf 'SELECT mc_create_audience(%s)', join ', ', map({ "'$_'" } $name, 'main', $list, @source));
-	$node->query("UPDATE mailchimp_sync.audience SET direction = '$direction' WHERE audience = '$name'");
-}
-
 # Requests since the last call that write.
 sub writes { return join ', ', map { "$_->{method} $_->{path}" } grep { $_->{method} ne 'GET' } $crm->journal }
 
@@ -59,7 +51,7 @@ add('Donors', 'gus', status => 'pending');
 add('Press', 'pia');
 
 is($node->error("SELECT mc_pull('donors')", as => 'max') =~ /(42704)/ && $1, '42704', 'there is no such audience');
-create('donors', 'Donors', 'pull');
+$crm->ann("SELECT mc_create_audience('donors', 'main', 'Donors', direction => 'pull')");
 like($node->error("SELECT mc_pull('donors')", as => 'max'), qr/55000.*mc_sync_audience/s, 'nor can one be pulled that is not switched on');
 $crm->journal;
 $crm->sync('donors');
@@ -74,7 +66,7 @@ is($crm->rita("SELECT status FROM mc_member WHERE email = 'dan\@crm.test'"), 'ar
 is(signals(), '', 'R95: the first import is no signal');
 is(writes(), '', 'R82: one way from Mailchimp: nothing is written there');
 
-create($_, $_, 'pull') for qw(Customers Press);
+$crm->ann("SELECT mc_create_audience(name, connection, list_id, direction => 'pull') FROM mc_list WHERE audience IS NULL");
 $crm->ann("SELECT mc_sync_audience(audience) FROM mc_list WHERE audience <> 'donors'");
 $crm->run;
 is($crm->rita("SELECT string_agg(audience, ' ' ORDER BY audience) FROM mc_audience WHERE direction = 'pull'"), 'Customers Press donors', 'R83: or all of them');
@@ -169,7 +161,7 @@ add('Customers', $_) for qw(kim lea c4);
 add('Customers', 'mo', status => 'unsubscribed');
 $crm->max("SELECT mc_opt_out_email('lea\@crm.test')");
 $crm->run;
-create('Customers', 'Customers', 'both', 'candidate', 'id < 4');
+$crm->ann("SELECT mc_create_audience('Customers', 'main', 'Customers', 'candidate', 'id < 4', direction => 'both')");
 $crm->sync('Customers');
 is(shown('Customers'), 'c1 F1 subscribed candidate/1, c2 F2 subscribed candidate/2, c3 F3 subscribed candidate/3, c4 C4 subscribed, kim Kim subscribed, '
 	. 'lea Lea unsubscribed, mo X unsubscribed' =~ s/mo X/mo Mo/r, 'R89: members with the contact that each is; an opt-out from before is carried');
@@ -203,6 +195,18 @@ $sim->release;
 $session->query('');
 is($crm->rita("SELECT merge_fields ->> 'FNAME', merge_fields ->> 'LNAME' FROM mc_member WHERE email = 'c2\@crm.test'"), 'ours|ours', 'it counts for nothing');
 is(signals(), '', 'nor does it tell anybody');
+
+# two ways no more: what is shown is what was pushed
+$crm->ann(q{SELECT mc_alter_audience('Customers', '{"direction": "push"}')});
+$crm->run;
+add('Customers', 'nia');
+$crm->later(660);
+$crm->run;
+is(shown('Customers', "first_name = 'Nia'"), '', 'D15: one way only: members of others are left alone');
+$crm->ann(q{SELECT mc_alter_audience('Customers', '{"direction": "both"}')});
+$crm->run;
+is(shown('Customers', "first_name = 'Nia'"), 'nia Nia subscribed', 'and in both they are read again');
+is(signals(), '', 'which is a first import');
 
 $node->stop;
 done_testing();
