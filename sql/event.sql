@@ -37,6 +37,8 @@ CREATE TABLE mailchimp_sync.event (
 	-- from our own functions: the contact itself (text, cast to the key's type and
 	-- back); null with no relation_id either: every contact of the source
 	contact_key		text COLLATE "C",
+	-- when the CRM changed it: the start of its transaction (crm_time.sql)
+	happened_at		timestamptz,
 	-- somebody asks for it now: rests are ended (mc_retry, mc_sync_member)
 	now				boolean NOT NULL DEFAULT false,
 	-- led by the source: a step of the engine takes the oldest of one source
@@ -97,21 +99,22 @@ AS $$
 $$;
 
 /*
- * The rows in $1 with the stored columns as they are now typed. Where these are
+ * The rows (of $1, if nothing else is said) with the stored columns as they are now typed. Where these are
  * all columns they are rows of the relation's own type, since an expression may
  * take the row as a whole; otherwise not, since a domain that forbids nulls would
  * complain about columns that were not stored.
  */
-CREATE FUNCTION mailchimp_sync.event_rows(_relation regclass, _columns text[], _alias text) RETURNS text
+CREATE FUNCTION mailchimp_sync.event_rows(_relation regclass, _columns text[], _alias text, _rows text DEFAULT '$1::jsonb[]')
+RETURNS text
 LANGUAGE sql STABLE STRICT
 SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT CASE
 		WHEN count(*) = count(*) FILTER (WHERE a.attname = ANY (_columns))
-		THEN format('jsonb_populate_recordset(NULL::%s, to_jsonb($1::jsonb[])) AS %I', _relation, _alias)
+		THEN format('jsonb_populate_recordset(NULL::%s, to_jsonb(%s)) AS %I', _relation, _rows, _alias)
 		WHEN count(*) FILTER (WHERE a.attname = ANY (_columns)) = 0
-		THEN format('jsonb_array_elements(to_jsonb($1::jsonb[])) AS %I', _alias)
-		ELSE format('jsonb_to_recordset(to_jsonb($1::jsonb[])) AS %I(%s)', _alias,
+		THEN format('jsonb_array_elements(to_jsonb(%s)) AS %I', _rows, _alias)
+		ELSE format('jsonb_to_recordset(to_jsonb(%s)) AS %I(%s)', _rows, _alias,
 			string_agg(format('%I %s', a.attname, format_type(a.atttypid, a.atttypmod)), ', ' ORDER BY a.attnum)
 				FILTER (WHERE a.attname = ANY (_columns)))
 	END

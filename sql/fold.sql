@@ -509,7 +509,7 @@ BEGIN
 	_last := _ids[cardinality(_ids)];	-- a range is read by the index in any case
 
 	FOR _relation IN
-		SELECT w.relation_id, w.keys_query IS NULL AS is_own,
+		SELECT w.relation_id, w.keys_query IS NULL AS is_own, max(e.happened_at) AS happened_at,
 			NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = w.relation) AS is_gone,
 			coalesce(array_agg(r.stored::text) FILTER (WHERE r.stored IS NOT NULL), '{}') AS rows
 		FROM mailchimp_sync.event e
@@ -528,7 +528,8 @@ BEGIN
 		IF _relation.is_own THEN
 			_all := _all || _keys;
 		ELSE
-			INSERT INTO mailchimp_sync.event (source_id, contact_key) SELECT _source_id, k FROM unnest(_keys) k;
+			INSERT INTO mailchimp_sync.event (source_id, contact_key, happened_at)
+			SELECT _source_id, k, _relation.happened_at FROM unnest(_keys) k;
 		END IF;
 	END LOOP;
 
@@ -549,6 +550,9 @@ BEGIN
 		WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids) AND e.contact_key IS NOT NULL) AS u(k);
 	IF _all IS NOT NULL AND mailchimp_sync.fold_contacts(_source_id, _all) IS NULL THEN
 		RETURN 0;
+	END IF;
+	IF mailchimp_sync.wants_times(_source_id) THEN
+		PERFORM mailchimp_sync.note_times(_source_id, _ids);
 	END IF;
 	DELETE FROM mailchimp_sync.event e
 	WHERE e.source_id = _source_id AND e.event_id BETWEEN _ids[1] AND _last AND e.event_id = ANY (_ids);

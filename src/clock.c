@@ -38,9 +38,16 @@ mc_clock_now(void)
 	return mc_add_offset(GetCurrentTimestamp(), &mc_clock_offset);
 }
 
-/* clock(): the start of the transaction, the same for all that it writes */
+/* the start of the transaction, the same for all that it writes */
+TimestampTz
+mc_clock_transaction(void)
+{
+	return mc_add_offset(GetCurrentTransactionStartTimestamp(), &mc_clock_offset);
+}
+
+/* clock() */
 Datum
 mc_clock(PG_FUNCTION_ARGS)
 {
-	PG_RETURN_TIMESTAMPTZ(mc_add_offset(GetCurrentTransactionStartTimestamp(), &mc_clock_offset));
+	PG_RETURN_TIMESTAMPTZ(mc_clock_transaction());
 }

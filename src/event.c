@@ -151,7 +151,8 @@ set_row(const char *json, Datum *value, bool *isnull)
 }
 
 static void
-fill_slot(TupleTableSlot *slot, int32 source_id, int32 relation_id, const McEventRow *row)
+fill_slot(TupleTableSlot *slot, int32 source_id, int32 relation_id, TimestampTz now,
+		  const McEventRow *row)
 {
 	TupleDesc desc = slot->tts_tupleDescriptor;
 
@@ -177,6 +178,11 @@ fill_slot(TupleTableSlot *slot, int32 source_id, int32 relation_id, const McEven
 			*value = Int32GetDatum(relation_id);
 			*isnull = false;
 		}
+		else if (strcmp(name, "happened_at") == 0)
+		{
+			*value = TimestampTzGetDatum(now);
+			*isnull = false;
+		}
 		else if (strcmp(name, "now") == 0)
 		{
 			*value = BoolGetDatum(false);
@@ -196,6 +202,7 @@ insert_rows(Relation relation, int32 source_id, int32 relation_id, const McEvent
 	EState *estate = CreateExecutorState();
 	ResultRelInfo *target = makeNode(ResultRelInfo);
 	TupleTableSlot *slot = MakeSingleTupleTableSlot(RelationGetDescr(relation), &TTSOpsVirtual);
+	TimestampTz now = mc_clock_transaction();
 	MemoryContext context;
 
 	InitResultRelInfo(target, relation, 0, NULL, 0);
@@ -204,7 +211,7 @@ insert_rows(Relation relation, int32 source_id, int32 relation_id, const McEvent
 	for (int i = 0; i < nrows; i++)
 	{
 		context = MemoryContextSwitchTo(GetPerTupleMemoryContext(estate));
-		fill_slot(slot, source_id, relation_id, &rows[i]);
+		fill_slot(slot, source_id, relation_id, now, &rows[i]);
 		ExecSimpleRelationInsert(target, estate, slot);
 		MemoryContextSwitchTo(context);
 		ResetPerTupleExprContext(estate);

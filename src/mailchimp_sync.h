@@ -45,6 +45,7 @@ extern void mc_define_settings(void);
 
 /* clock.c: the only place that reads the time for anything but HTTP timeouts */
 extern TimestampTz mc_clock_now(void);
+extern TimestampTz mc_clock_transaction(void);
 extern TimestampTz mc_add_offset(TimestampTz time, const Interval *offset);
 
 /*
