@@ -407,6 +407,10 @@ BEGIN
 		walked_at = CASE WHEN _settings ->> 'direction' = 'push' THEN NULL ELSE a.walked_at END
 	WHERE a.audience_id = _id;
 	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = _id AND r.whole AND _settings ->> 'direction' = 'push';
+	IF _settings ->> 'direction' = 'both' THEN
+		PERFORM mailchimp_sync.open_fields(_id, f.email_hashes, f.body) FROM mailchimp_sync.inflight f
+		WHERE f.audience_id = _id AND f.kind = 'push';
+	END IF;
 	IF _settings ? 'rule' THEN
 		PERFORM mailchimp_sync.couple(_id, mailchimp_sync.only_source(_id), _settings ->> 'rule');
 	END IF;

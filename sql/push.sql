@@ -314,7 +314,9 @@ AS $$
 				ELSE coalesce(m.sent_fields, '{}') || excluded.sent_fields END,
 			shown_fields = CASE WHEN excluded.read_fields IS NULL THEN excluded.shown_fields
 				ELSE coalesce(m.shown_fields, '{}') || excluded.shown_fields END,
-			read_fields = excluded.read_fields,
+			-- an edit that it shows is for the next read to tell
+			read_fields = CASE WHEN m.read_fields IS NULL OR excluded.read_fields IS NULL THEN excluded.read_fields
+				ELSE m.read_fields || mailchimp_sync.fields_of(excluded.read_fields, excluded.sent_fields) END,
 			sent_source_id = excluded.sent_source_id,
 			sent_tags = mailchimp_sync.all_tags(m.sent_tags, excluded.sent_tags), shown_tags = excluded.shown_tags,
 			last_changed = excluded.last_changed, pushed_at = excluded.pushed_at, read_at = excluded.read_at
