@@ -130,8 +130,8 @@ $$;
 
 /* ---- all members ---- */
 
--- of a walk's page: those that were shown, but not stored, are there nevertheless
-CREATE FUNCTION mailchimp_sync.left_out(_audience_id integer, _asked_at timestamptz, _ids text[]) RETURNS void
+-- of a walk's page: those that were shown, under whatever address, but not stored, are there nevertheless
+CREATE FUNCTION mailchimp_sync.left_out(_audience_id integer, _asked_at timestamptz, _ids text[], _contact_ids text[]) RETURNS void
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off		-- see activity.sql
@@ -139,7 +139,12 @@ SET enable_mergejoin = off
 AS $$
 	UPDATE mailchimp_sync.member m SET seen_at = _asked_at
 	FROM (SELECT DISTINCT lower(u.id) COLLATE "C" AS email_hash FROM unnest(_ids) AS u(id)) u
-	WHERE m.audience_id = _audience_id AND m.email_hash = u.email_hash AND coalesce(m.read_at < _asked_at, true)
+	WHERE m.audience_id = _audience_id AND m.email_hash = u.email_hash AND coalesce(m.read_at < _asked_at, true);
+
+	UPDATE mailchimp_sync.member m SET seen_at = _asked_at
+	FROM (SELECT DISTINCT u.id FROM unnest(_contact_ids) AS u(id)) u
+	WHERE m.audience_id = _audience_id AND m.mailchimp_id = u.id AND m.read_fields IS NOT NULL
+		AND coalesce(greatest(m.read_at, m.seen_at) < _asked_at, true)
 $$;
 
 -- those that we know, and that the walk has not shown; a request that is under way brings its own news

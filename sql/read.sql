@@ -267,6 +267,10 @@ AS $$
 				WHERE c.audience_id = _audience_id AND c.email_hash = s.email_hash))
 			AND coalesce(m.read_at <= _asked_at, true) AND coalesce(m.last_changed <= s.last_changed, true)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = s.email_hash)
+			-- known under another address, to which or from which it could not move (pull.sql)
+			AND NOT (_pulls AND EXISTS (SELECT FROM mailchimp_sync.member o
+				WHERE o.audience_id = _audience_id AND o.mailchimp_id = s.contact_id AND o.read_fields IS NOT NULL
+					AND o.email_hash <> s.email_hash))
 			-- NOT IN: hashed once
 			AND s.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b
 				WHERE b.audience_id = _audience_id AND b.kind <> 'batch')
@@ -339,7 +343,7 @@ BEGIN
 	FROM mailchimp_sync.store_statuses(_audience_id, _a.direction <> 'push', _asked_at, _ids, _emails, _statuses, _contact_ids,
 		_reasons, _last_changed, _fields, _moved) s;
 	IF _whole THEN
-		PERFORM mailchimp_sync.left_out(_audience_id, _asked_at, _ids);
+		PERFORM mailchimp_sync.left_out(_audience_id, _asked_at, _ids, _contact_ids);
 	END IF;
 	PERFORM mailchimp_sync.opt_outs_explained(_ids, _reasons);
 	SELECT array_agg(s.email_hash), array_agg(s.status) INTO _hashes, _news FROM unnest(_seen) s WHERE s.is_status;

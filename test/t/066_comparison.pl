@@ -85,6 +85,7 @@ my $scans = "SELECT string_agg(relname, ' ' ORDER BY relname) FROM pg_stat_xact_
 	WHERE relid IN ('mailchimp_sync.contact'::regclass, 'mailchimp_sync.member'::regclass) AND seq_scan > 0";
 for my $call ("SELECT mc_opt_out('person', 1)", "SELECT mc_erase_contact('p2\@crm.test')", "SELECT mc_opt_out('person', 3); SELECT * FROM mailchimp_sync.opt_out_next('main')",
 	"SELECT mailchimp_sync.read_seen(1, false, now(), ARRAY[mailchimp_sync.email_hash('p4\@crm.test')], ARRAY['p4\@crm.test'], ARRAY['unsubscribed'], ARRAY['c'], ARRAY[''], ARRAY[''], ARRAY[NULL]); SELECT 1 / (mc_is_opted_out('person', 4))::integer",
+	"UPDATE mailchimp_sync.audience SET direction = 'both'; SELECT mailchimp_sync.members_shown(1, true, now(), ARRAY[mailchimp_sync.email_hash('p6\@crm.test')], ARRAY['p6\@crm.test'], ARRAY['subscribed'], ARRAY['c'], ARRAY[''], ARRAY[''], ARRAY['{}']); SELECT mailchimp_sync.look_due()",
 	"SELECT mc_erase_contact('p5\@crm.test'); SELECT mailchimp_sync.erase_clean()",
 	# these look at small tables that nobody has looked at, and that is not rolled back
 	"UPDATE crm.person SET city = 'Delft' WHERE id < 100; SELECT mailchimp_sync.fold(); SELECT count(*) FROM mailchimp_sync.push_next('main')",
