@@ -80,6 +80,11 @@ else
 PG_CONFIG ?= pg_config
 VPATH := $(src_dir)
 
+server := $(shell $(PG_CONFIG) --version)
+ifeq (,$(shell test "$$(echo '$(server)' | sed -n 's/^PostgreSQL \([0-9]*\).*/\1/p')" -ge 14 2>&- && echo recent))
+$(error mailchimp_sync needs PostgreSQL 14 or later; $(PG_CONFIG) is of $(or $(server),none))
+endif
+
 EXTENSION = mailchimp_sync
 MODULE_big = mailchimp_sync
 OBJS = $(C_FILES:%.c=src/%.o)

@@ -13,6 +13,10 @@
 
 #include "postgres.h"
 
+#if PG_VERSION_NUM < 140000
+#error "mailchimp_sync needs PostgreSQL 14 or later"
+#endif
+
 #include "datatype/timestamp.h"
 #include "funcapi.h"
 #include "miscadmin.h"
