@@ -155,6 +155,15 @@ BEGIN
 END
 $$;
 
+CREATE FUNCTION mailchimp_sync.agreed_address(_policy text, _comes_in text[], _email_hash text, _contact mailchimp_sync.contact)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT mailchimp_sync.agreed_address(_contact.audience_id, _policy, _comes_in, _email_hash, _contact.member_hash,
+		_contact.agreed_hash, _contact.crm_at)
+$$;
+
 -- by direction pull: under its address in the CRM, or where it was last, if it is not there
 CREATE FUNCTION mailchimp_sync.pulled_hash(_audience_id integer, _email_hash text, _member_hash text) RETURNS text
 LANGUAGE plpgsql STABLE
@@ -235,6 +244,27 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT x.member -> 'merge_fields', x.ordinality
 	FROM jsonb_array_elements(_body::jsonb -> 'members') WITH ORDINALITY AS x(member)
+$$;
+
+/*
+ * What requests of which no answer is known have carried shows in what was read: that is no edit at Mailchimp, and
+ * what the CRM has by now is a later change of its own.
+ */
+CREATE FUNCTION mailchimp_sync.pushes_landed(_audience_id integer, _hashes text[]) RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE mailchimp_sync.member m SET sent_fields = coalesce(m.sent_fields, '{}') || l.fields,
+		shown_fields = coalesce(m.shown_fields, '{}') || mailchimp_sync.fields_of(m.read_fields, l.fields)
+	FROM mailchimp_sync.member r
+	JOIN mailchimp_sync.contact c ON c.audience_id = r.audience_id AND c.member_hash = r.email_hash AND c.open_fields IS NOT NULL
+	CROSS JOIN LATERAL (SELECT jsonb_object_agg(f.key, f.value) AS fields FROM jsonb_each(c.open_fields) f
+		CROSS JOIN LATERAL (SELECT mailchimp_sync.field_value(f.value) AS sent, mailchimp_sync.field_value(r.read_fields -> f.key) AS shown) v
+		WHERE v.sent IS NOT DISTINCT FROM v.shown OR mailchimp_sync.is_cut_off(v.shown, v.sent)) AS l
+	WHERE r.audience_id = _audience_id AND r.email_hash = ANY (_hashes) AND r.read_fields IS NOT NULL AND l.fields IS NOT NULL
+		AND m.audience_id = r.audience_id AND m.email_hash = r.email_hash;
+END
 $$;
 
 -- a request goes out: nobody knows what is there until its answer has come

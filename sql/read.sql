@@ -355,6 +355,9 @@ BEGIN
 		PERFORM mailchimp_sync.members_seen(_audience_id, _hashes, _news);
 	END IF;
 	SELECT array_agg(s.email_hash) INTO _hashes FROM unnest(_seen) s;
+	IF _hashes IS NOT NULL AND _a.direction = 'both' THEN
+		PERFORM mailchimp_sync.pushes_landed(_audience_id, _hashes);
+	END IF;
 	IF _hashes IS NOT NULL THEN
 		INSERT INTO mailchimp_sync.event (source_id, contact_key)
 		SELECT c.source_id, c.contact_key FROM mailchimp_sync.contact c

@@ -242,6 +242,9 @@ BEGIN
 			OR (c.state = 'inactive' AND h.inside IS FALSE)
 			OR (r.resolution IS NOT NULL AND g.kind IS NOT NULL) THEN 'not_member'
 		WHEN c.state = 'inactive' THEN 'unsubscribed'
+		-- nobody is brought there
+		WHEN m.status IS NULL AND EXISTS (SELECT FROM mailchimp_sync.audience a
+			WHERE a.audience_id = _c.audience_id AND a.direction = 'pull') THEN 'not_member'
 		WHEN m.status = 'pending' THEN 'unsubscribed'
 		ELSE mailchimp_sync.member_skip_reason(m.status, m.archived_by_us)
 	END AS skip_reason OFFSET 0) v
