@@ -313,6 +313,8 @@ AS $$
 	DELETE FROM mailchimp_sync.contact WHERE audience_id = _audience_id AND source_id = _source_id;
 	DELETE FROM mailchimp_sync.hand_given WHERE audience_id = _audience_id AND source_id = _source_id;
 	DELETE FROM mailchimp_sync.inbound WHERE audience_id = _audience_id AND source_id = _source_id;
+	UPDATE mailchimp_sync.member SET inbound_source_id = NULL, inbound_key = NULL, inbound_hash = NULL
+	WHERE audience_id = _audience_id AND inbound_source_id = _source_id AND inbound_key IS NOT NULL;
 	DELETE FROM mailchimp_sync.failure WHERE audience_id = _audience_id AND source_id = _source_id AND campaign_id = 0;
 	SELECT mailchimp_sync.ask_audience(_audience_id);
 $$;

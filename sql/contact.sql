@@ -103,10 +103,12 @@ CREATE TABLE mailchimp_sync.member (
 	-- the row of the CRM that it was brought into, where that is no contact of the audience
 	inbound_source_id	integer,
 	inbound_key		text COLLATE "C",
+	inbound_hash	text COLLATE "C",	-- the address that it had when it was last brought there
 	PRIMARY KEY (audience_id, email_hash)
 );
 CREATE INDEX member_inbound ON mailchimp_sync.member (audience_id, inbound_at) WHERE inbound_at IS NOT NULL;
 CREATE INDEX member_look ON mailchimp_sync.member (audience_id, look_at) WHERE look_at IS NOT NULL;
+CREATE INDEX member_inbound_row ON mailchimp_sync.member (audience_id, inbound_source_id, inbound_key) WHERE inbound_key IS NOT NULL;
 -- who has moved to another address is known by the id; of audiences that only push there is none in it
 CREATE INDEX member_mailchimp_id ON mailchimp_sync.member (audience_id, mailchimp_id) WHERE read_fields IS NOT NULL;
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.member', '');

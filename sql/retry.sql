@@ -127,11 +127,17 @@ BEGIN
 		JOIN mailchimp_sync.opt_out w ON (w.source_id, w.contact_key) = (u.source_id, u.contact_key COLLATE "C")
 			OR (u.source_id = 0 AND w.email_hash = u.contact_key COLLATE "C")
 		WHERE w.next_attempt_at IS NOT NULL FOR UPDATE OF w SKIP LOCKED);
+	-- what the CRM refused of a member
+	UPDATE mailchimp_sync.member m SET inbound_at = mailchimp_sync.clock()
+	FROM mailchimp_sync.failure f, unnest(_source_ids, _contact_keys) AS u(source_id, contact_key)
+	WHERE f.work = 'pull' AND f.source_id = u.source_id AND f.contact_key = u.contact_key COLLATE "C"
+		AND (_audience_id IS NULL OR f.audience_id = _audience_id)
+		AND m.audience_id = f.audience_id AND m.email_hash = mailchimp_sync.email_hash(f.email) AND m.inbound_at IS NOT NULL;
 	RETURN coalesce(cardinality(_source_ids), 0);
 END
 $$;
 
--- lists that make trouble, test mails, readings of statuses, searches for tags and questions about batches that failed, what could not be fetched
+-- lists that make trouble, test mails, readings of statuses, columns of the CRM that cannot be written, searches for tags and questions about batches that failed, what could not be fetched
 CREATE FUNCTION mailchimp_sync.retry_audiences(_audience_id integer) RETURNS bigint
 LANGUAGE sql
 SET search_path = pg_catalog, pg_temp
@@ -148,6 +154,10 @@ AS $$
 		UPDATE mailchimp_sync.reading r SET next_attempt_at = NULL
 		FROM audience x WHERE r.audience_id = x.audience_id AND r.next_attempt_at IS NOT NULL
 		RETURNING r.audience_id
+	), writing AS (
+		UPDATE mailchimp_sync.inbound i SET next_attempt_at = NULL, walk_after = ''
+		FROM audience x WHERE i.audience_id = x.audience_id AND i.next_attempt_at IS NOT NULL
+		RETURNING i.audience_id
 	), searching AS (
 		UPDATE mailchimp_sync.tag t SET next_attempt_at = NULL
 		FROM audience x WHERE t.audience_id = x.audience_id AND t.next_attempt_at IS NOT NULL
@@ -174,7 +184,7 @@ AS $$
 		RETURNING 0 AS audience_id
 	)
 	SELECT count(*) FROM (SELECT w.audience_id FROM working w UNION ALL SELECT r.audience_id FROM reading r
-		UNION ALL SELECT s.audience_id FROM searching s UNION ALL SELECT b.audience_id FROM asking b
+		UNION ALL SELECT i.audience_id FROM writing i UNION ALL SELECT s.audience_id FROM searching s UNION ALL SELECT b.audience_id FROM asking b
 		UNION ALL SELECT t.audience_id FROM testing t UNION ALL SELECT f.audience_id FROM fetching f
 		UNION ALL SELECT p.audience_id FROM pulling p) n
 $$;

@@ -416,6 +416,7 @@ BEGIN
 		WHERE audience_id = _rule.audience_id AND source_id = _source_id;
 		PERFORM mailchimp_sync.map_columns(_source_id, _rule.columns);
 	END LOOP;
+	PERFORM mailchimp_sync.reread_inbound(_source_id);
 	DELETE FROM mailchimp_sync.watch w
 	WHERE w.source_id = _source_id AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = w.relation);
 	FOR _watch IN

@@ -73,6 +73,7 @@ static const McGateLine gate_lines[] = {
 	{"mc_drop_audience", MC_ADMIN, MC_AUDIENCE, 1},
 	{"mc_add_audience_source", MC_ADMIN, MC_AUDIENCE, 1},
 	{"mc_drop_audience_source", MC_ADMIN, MC_AUDIENCE, 1},
+	{"mc_set_inbound", MC_ADMIN, MC_AUDIENCE, 1},
 	{"mc_preview", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_sync_audience", MC_MARKETER, MC_AUDIENCE, 1},
 	{"mc_sync_member", MC_MARKETER, MC_ANY},
