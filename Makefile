@@ -19,7 +19,7 @@ SQL_FILES = schema.sql clock.sql connection.sql name.sql gate.sql trigger.sql so
 	send.sql send_step.sql adopt.sql send_ask.sql send_ready.sql send_answer.sql resolve.sql send_restore.sql send_tidy.sql schedule.sql test_mail.sql poll_tier.sql poll.sql poll_bulk.sql import.sql import_result.sql read.sql pull.sql look.sql html_style.sql html.sql chart.sql report_html.sql reports_html.sql api.sql run.sql worker.sql \
 	retry.sql hand_over.sql status.sql grants.sql
 
-REGRESS = settings gate export hand_over source trigger event evaluate audience desired conflict inbound pull connection poll_tiers poll_many activity report report_html signal opt_out template campaign campaign_states schedule_times campaign_check target several_sources
+REGRESS = settings gate rights export hand_over source trigger event evaluate audience desired conflict inbound pull connection poll_tiers poll_many activity report report_html signal opt_out template campaign campaign_states schedule_times campaign_check target several_sources
 ISOLATION = crm_writers opt_out_fixing by_hand campaign_verbs opt_out_sending grants
 
 BUILD ?= build

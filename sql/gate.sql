@@ -20,9 +20,11 @@ CREATE FUNCTION mailchimp_sync.caller() RETURNS regrole
 	LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'mc_caller_role';
 COMMENT ON FUNCTION mailchimp_sync.caller() IS 'the role that called the public function';
 
-CREATE FUNCTION mailchimp_sync.gate_function() RETURNS TABLE (name text, level text)
+CREATE FUNCTION mailchimp_sync.gate_function()
+	RETURNS TABLE (name text, level text, scope text, argument integer, if_null text)
 	LANGUAGE c STABLE AS 'MODULE_PATHNAME', 'mc_gate_functions';
-COMMENT ON FUNCTION mailchimp_sync.gate_function() IS 'the public functions and the level that each takes';
+COMMENT ON FUNCTION mailchimp_sync.gate_function() IS
+	'the public functions, the level that each takes and on what: any or all connections, or the argument of that number; if that is null';
 
 CREATE FUNCTION mailchimp_sync.gate_trigger() RETURNS trigger
 	LANGUAGE c AS 'MODULE_PATHNAME', 'mc_gate_trigger';

@@ -463,18 +463,32 @@ mc_gate(PG_FUNCTION_ARGS)
 	return call.result;
 }
 
-/* gate_function(): the table above, for mc_grant and the documentation */
+/* gate_function(): the table above, for mc_grant, the documentation and the tests */
 Datum
 mc_gate_functions(PG_FUNCTION_ARGS)
 {
+	static const char *const scopes[] = {
+		[MC_ANY] = "any",
+		[MC_ALL] = "all",
+		[MC_CONNECTION] = "connection",
+		[MC_NEW_CONNECTION] = "new connection",
+		[MC_AUDIENCE] = "audience",
+		[MC_CAMPAIGN] = "campaign",
+	};
 	Call call = {0};
 
 	start_rows(fcinfo, &call);
 	for (size_t i = 0; i < lengthof(gate_lines); i++)
 	{
-		Datum values[] = {CStringGetTextDatum(gate_lines[i].name),
-						  CStringGetTextDatum(mc_level_name(gate_lines[i].level))};
-		bool nulls[] = {false, false};
+		const McGateLine *line = &gate_lines[i];
+		bool nulls[] = {false, false, false, line->argument == 0, line->if_null == MC_NOTHING};
+		Datum values[] = {
+			CStringGetTextDatum(line->name),
+			CStringGetTextDatum(mc_level_name(line->level)),
+			CStringGetTextDatum(scopes[line->scope]),
+			Int32GetDatum(line->argument),
+			nulls[4] ? (Datum) 0 : CStringGetTextDatum(scopes[line->if_null]),
+		};
 
 		tuplestore_putvalues(call.rows, call.row_type, values, nulls);
 	}
