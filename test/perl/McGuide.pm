@@ -75,13 +75,19 @@ sub _psql
 	return ($ran ? '' : $said, "$said$out" =~ s/ +$//mgr =~ s/\n+\z/\n/r);
 }
 
-# Who may not give an endpoint connects by a server that a superuser made.
+# Who may not give an endpoint connects by a server that a superuser made, or made complete.
 sub _connect
 {
 	my ($self, $sql) = @_;
 	return $sql unless $sql =~ s/$key/'$self->{key}'/ && $sql =~ /mc_connect\('(\w+)'/;
-	$self->{node}->query("CREATE SERVER $1 FOREIGN DATA WRAPPER mailchimp_sync OPTIONS (endpoint '" . $self->{sim}->url . "');
-		ALTER SERVER $1 OWNER TO ann");
+	my ($server, $endpoint) = ($1, "endpoint '" . $self->{sim}->url . "'");
+	if ($self->{node}->query("SELECT count(*) FROM pg_foreign_server WHERE srvname = '$server'"))
+	{
+		$self->{node}->query("ALTER SERVER $server OPTIONS (ADD $endpoint)");
+		return $sql;
+	}
+	$self->{node}->query("CREATE SERVER $server FOREIGN DATA WRAPPER mailchimp_sync OPTIONS ($endpoint);
+		ALTER SERVER $server OWNER TO ann");
 	return $sql;
 }
 
