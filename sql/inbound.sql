@@ -22,6 +22,35 @@ CREATE TABLE mailchimp_sync.inbound (
 );
 SELECT pg_catalog.pg_extension_config_dump('mailchimp_sync.inbound', '');
 
+/* ---- when a member is to be brought into the CRM ---- */
+
+-- member.inbound_at of one whom Mailchimp shows for the first time; null where there is nowhere to bring it
+CREATE FUNCTION mailchimp_sync.inbound_now(_audience_id integer) RETURNS timestamptz
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT mailchimp_sync.clock() FROM mailchimp_sync.inbound i WHERE i.audience_id = _audience_id LIMIT 1);
+END
+$$;
+
+/*
+ * Anything of it is news, whoever found it out. No trigger for rows that are new, which would fire where a dump is
+ * restored: who stores them says inbound_now().
+ */
+CREATE FUNCTION mailchimp_sync.note_inbound() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	NEW.inbound_at := coalesce(mailchimp_sync.inbound_now(NEW.audience_id), NEW.inbound_at);
+	RETURN NEW;
+END
+$$;
+CREATE TRIGGER changed BEFORE UPDATE ON mailchimp_sync.member FOR EACH ROW
+	WHEN ((OLD.status, OLD.mailchimp_id, OLD.email, OLD.read_fields) IS DISTINCT FROM (NEW.status, NEW.mailchimp_id, NEW.email, NEW.read_fields))
+	EXECUTE FUNCTION mailchimp_sync.note_inbound();
+
 /* ---- checking a definition ---- */
 
 -- who calls: under which search_path the CRM's triggers will run

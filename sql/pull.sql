@@ -10,25 +10,6 @@
  * to the new address. A page asked for before a request of ours ended shows the old one, and counts for nothing here either.
  */
 
-/* ---- what the CRM has to be told ---- */
-
-CREATE FUNCTION mailchimp_sync.note_inbound() RETURNS trigger
-LANGUAGE plpgsql
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF EXISTS (SELECT FROM mailchimp_sync.inbound i WHERE i.audience_id = NEW.audience_id) THEN
-		NEW.inbound_at := mailchimp_sync.clock();
-	END IF;
-	RETURN NEW;
-END
-$$;
-CREATE TRIGGER appeared BEFORE INSERT ON mailchimp_sync.member FOR EACH ROW WHEN (NEW.status IS NOT NULL)
-	EXECUTE FUNCTION mailchimp_sync.note_inbound();
-CREATE TRIGGER changed BEFORE UPDATE ON mailchimp_sync.member FOR EACH ROW
-	WHEN ((OLD.status, OLD.mailchimp_id, OLD.email, OLD.read_fields) IS DISTINCT FROM (NEW.status, NEW.mailchimp_id, NEW.email, NEW.read_fields))
-	EXECUTE FUNCTION mailchimp_sync.note_inbound();
-
 /* ---- addresses that changed at Mailchimp ---- */
 
 /*

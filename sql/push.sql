@@ -293,14 +293,15 @@ AS $$
 			WHERE f.inflight_id = _inflight_id) b ON b.ordinality = c.ordinal
 	), seen AS (
 		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id,
-			sent_fields, shown_fields, read_fields, sent_source_id, sent_tags, shown_tags, last_changed, pushed_at, read_at)
+			sent_fields, shown_fields, read_fields, sent_source_id, sent_tags, shown_tags, last_changed, pushed_at, read_at, inbound_at)
 		-- the batch call shows no status of who is archived
 		SELECT s.audience_id, s.email_hash, w.email, coalesce(w.status, 'archived'), true, w.contact_id,
 			s.member -> 'merge_fields', CASE WHEN s.direction = 'both' THEN mailchimp_sync.fields_of(w.fields::jsonb, s.member -> 'merge_fields')
 				ELSE w.fields::jsonb END, CASE WHEN s.direction <> 'push' THEN w.fields::jsonb END, s.source_id,
 			s.tags,
 			ARRAY(SELECT t ->> 'name' FROM jsonb_array_elements(w.tags::jsonb) t ORDER BY 1),
-			mailchimp_sync.instant(w.last_changed), mailchimp_sync.clock(), mailchimp_sync.clock()
+			mailchimp_sync.instant(w.last_changed), mailchimp_sync.clock(), mailchimp_sync.clock(),
+			(SELECT mailchimp_sync.inbound_now(f.audience_id) FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id)
 		FROM sent s JOIN shown w ON w.hash = s.email_hash
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET email = excluded.email, status = excluded.status,
 			archived_by_us = false, ours = true, mailchimp_id = excluded.mailchimp_id,

@@ -32,6 +32,7 @@ CREATE TABLE mailchimp_sync.reading (
 	page_since		timestamptz NOT NULL,
 	page_offset		bigint NOT NULL DEFAULT 0,
 	newest			timestamptz,				-- the last change that was shown
+	rows_read		bigint NOT NULL DEFAULT 0,
 	failures		integer NOT NULL DEFAULT 0,
 	next_attempt_at	timestamptz,
 	PRIMARY KEY (audience_id, whole)
@@ -278,8 +279,9 @@ AS $$
 				WHERE b.audience_id = _audience_id))
 	), stored AS (
 		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id, unsubscribe_reason,
-			last_changed, read_fields, read_at)
-		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.reason, k.last_changed, k.fields, _asked_at
+			last_changed, read_fields, read_at, inbound_at)
+		SELECT _audience_id, k.email_hash, k.email, k.status, false, k.contact_id, k.reason, k.last_changed, k.fields, _asked_at,
+			(SELECT mailchimp_sync.inbound_now(_audience_id))
 		FROM known k
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
 			email = CASE WHEN _pulls THEN excluded.email ELSE m.email END,
@@ -409,7 +411,8 @@ DECLARE
 	_full	boolean := _rows >= mailchimp_sync.page_size();
 	_next	timestamptz := _newest - interval '1 second';
 BEGIN
-	UPDATE mailchimp_sync.reading r SET newest = greatest(r.newest, _newest), failures = 0, next_attempt_at = NULL
+	UPDATE mailchimp_sync.reading r SET newest = greatest(r.newest, _newest), rows_read = r.rows_read + _rows,
+		failures = 0, next_attempt_at = NULL
 	WHERE r.audience_id = _audience_id AND r.whole = _whole RETURNING * INTO _r;
 	IF _full THEN
 		UPDATE mailchimp_sync.reading r SET page_since = greatest(r.page_since, _next),

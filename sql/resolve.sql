@@ -206,8 +206,10 @@ BEGIN
 				WHERE c.audience_id = _c.audience_id AND c.email_hash = lower(u.id) COLLATE "C" OFFSET 0)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = lower(u.id) COLLATE "C" OFFSET 0)
 	), known AS (
-		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id, read_at)
-		SELECT _c.audience_id, s.email_hash, s.email, 'subscribed', false, s.contact_id, _asked_at FROM shown s
+		INSERT INTO mailchimp_sync.member AS m (audience_id, email_hash, email, status, ours, mailchimp_id, read_at, inbound_at)
+		SELECT _c.audience_id, s.email_hash, s.email, 'subscribed', false, s.contact_id, _asked_at,
+			(SELECT mailchimp_sync.inbound_now(_c.audience_id))
+		FROM shown s
 		ON CONFLICT (audience_id, email_hash) DO UPDATE SET status = excluded.status,
 			mailchimp_id = coalesce(excluded.mailchimp_id, m.mailchimp_id), read_at = excluded.read_at
 		WHERE NOT m.ours AND coalesce(m.read_at <= excluded.read_at, true)

@@ -80,9 +80,20 @@ LEFT JOIN mailchimp_sync.audience a USING (audience_id)
 CROSS JOIN LATERAL (SELECT count(*) FILTER (WHERE g.is_done) AS done, count(*) AS total
 	FROM mailchimp_sync.poll_page g WHERE g.campaign_id = o.campaign_id) g
 CROSS JOIN LATERAL (SELECT round((g.done / greatest(extract(epoch FROM mailchimp_sync.clock() - o.started_at), 1))::numeric, 1) AS rate) q
-WHERE o.figures <> '{}';		-- else it is not known yet whether there are any
+WHERE o.figures <> '{}'		-- else it is not known yet whether there are any
+UNION ALL
+-- members, of all that the list was last said to have; who is in its archive is not among those
+SELECT 'pull', a.audience, NULL, CASE WHEN r.next_attempt_at IS NOT NULL THEN 'waiting' WHEN r.archived THEN 'archive' ELSE 'members' END,
+	r.rows_read, greatest(r.rows_read, l.member_count), q.rate,
+	CASE WHEN q.rate > 0 AND NOT r.archived THEN ceil((greatest(r.rows_read, l.member_count) - r.rows_read) / q.rate) * interval '1 second' END
+FROM mailchimp_sync.reading r
+JOIN mailchimp_sync.audience a USING (audience_id)
+JOIN mailchimp_sync.permitted_connection p USING (connection)
+LEFT JOIN mailchimp_sync.list l USING (connection, list_id)
+CROSS JOIN LATERAL (SELECT round((r.rows_read / greatest(extract(epoch FROM mailchimp_sync.clock() - r.begun_at), 1))::numeric, 1) AS rate) q
+WHERE r.whole;
 COMMENT ON VIEW @extschema@.mc_progress IS
-	'work under way: how far it is, contacts (pages of a report: work poll) per second lately, and how long it will take at that rate';
+	'work under way: how far it is, contacts (pages of a report: work poll; members: work pull) per second lately, and how long it will take at that rate';
 
 -- what mc_run says
 CREATE FUNCTION mailchimp_sync.progress_lines() RETURNS SETOF text
@@ -103,6 +114,10 @@ BEGIN
 				WHERE x.audience_id = a.audience_id AND x.compare_from IS NOT NULL) AS comparing
 		FROM mailchimp_sync.contact c WHERE c.audience_id = a.audience_id) s
 	WHERE a.active_since IS NOT NULL
+	UNION ALL
+	SELECT format('audience "%s": %s of %s members are read', p.audience, p.done, p.total)
+	FROM @extschema@.mc_progress p
+	WHERE p.work = 'pull'
 	UNION ALL
 	SELECT format('campaign %s "%s": %s, %s of %s %s', p.campaign_id, c.name, p.phase, p.done, p.total,
 			CASE p.work WHEN 'poll' THEN 'pages of its report' ELSE 'recipients' END)

@@ -196,6 +196,16 @@ $session->query('');
 is($crm->rita("SELECT merge_fields ->> 'FNAME', merge_fields ->> 'LNAME' FROM mc_member WHERE email = 'c2\@crm.test'"), 'ours|ours', 'it counts for nothing');
 is(signals(), '', 'nor does it tell anybody');
 
+# a walk shows how far it is
+$sim->hold(method => 'GET', path => $members, when => 'before', nth => 3, times => -1);
+$crm->max("SELECT mc_sync_audience('Customers')");
+McTest::begin($session, 'CALL mc_run();');
+$sim->wait_held;
+$node->wait_until("SELECT count(*) = 1 FROM mc_progress WHERE work = 'pull' AND phase = 'members' AND audience = 'Customers' AND done > 0 AND total >= done");
+$sim->release;
+$session->query('');
+is($crm->rita('SELECT count(*) FROM mc_progress'), 0, 'which comes to its end');
+
 # two ways no more: what is shown is what was pushed
 $crm->ann(q{SELECT mc_alter_audience('Customers', '{"direction": "push"}')});
 $crm->run;
@@ -207,6 +217,14 @@ $crm->ann(q{SELECT mc_alter_audience('Customers', '{"direction": "both"}')});
 $crm->run;
 is(shown('Customers', "first_name = 'Nia'"), 'nia Nia subscribed', 'and in both they are read again');
 is(signals(), '', 'which is a first import');
+
+# a copy of the database reads all of them anew before it goes on, and takes up what happened meanwhile
+$session->quit;
+$node->query('CREATE DATABASE copy TEMPLATE postgres');
+act('Customers', 'nia', 'delete_permanent');
+$node->query('SELECT mc_resume()', db => 'copy');
+$node->query('CALL mc_run()', db => 'copy');
+is($node->query("SELECT count(*) FILTER (WHERE first_name = 'Nia'), count(*) > 5 FROM mc_list_member WHERE audience = 'Customers'", db => 'copy'), '0|t', 'R86: a copy finds who was deleted meanwhile');
 
 $node->stop;
 done_testing();
