@@ -438,6 +438,9 @@ DECLARE
 BEGIN
 	-- a comparison locks it first, too
 	PERFORM FROM mailchimp_sync.audience WHERE audience_id = _id FOR UPDATE;
+	PERFORM mailchimp_sync.notice_webhooks(ARRAY[_id]);
+	DELETE FROM mailchimp_sync.webhook WHERE audience_id = _id;
+	DELETE FROM mailchimp_sync.webhook_hint WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.contact WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.member WHERE audience_id = _id;
 	DELETE FROM mailchimp_sync.tag WHERE audience_id = _id;
@@ -522,10 +525,12 @@ SELECT a.audience, a.connection, a.list_id, l.name AS list_name,
 		WHEN g.detail IS NOT NULL THEN 'guard_stopped'
 		WHEN a.failures > 0 OR t.detail IS NOT NULL THEN 'failing'
 		ELSE 'active' END AS state,
-	nullif(concat_ws('; ', g.detail, coalesce(a.detail, t.detail)), '') AS detail, a.compared_at, a.read_at
+	nullif(concat_ws('; ', g.detail, coalesce(a.detail, t.detail)), '') AS detail, a.compared_at, a.read_at,
+	w.url AS webhook_url, w.received_at AS webhook_received_at
 FROM mailchimp_sync.audience a
 JOIN mailchimp_sync.permitted_connection p USING (connection)
 LEFT JOIN mailchimp_sync.list l USING (connection, list_id)
+LEFT JOIN mailchimp_sync.webhook w USING (audience_id)
 LEFT JOIN LATERAL (SELECT format('source "%s": %s', s.source, s.detail) AS detail
 	FROM mailchimp_sync.audience_source x JOIN mailchimp_sync.source s USING (source_id)
 	WHERE x.audience_id = a.audience_id AND s.state <> 'ok' ORDER BY x.position LIMIT 1) t ON true

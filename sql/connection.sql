@@ -399,6 +399,8 @@ BEGIN
 	WHERE x.audience_id = ANY (_audiences);
 	DELETE FROM mailchimp_sync.reading r WHERE r.audience_id = ANY (_audiences);
 	PERFORM mailchimp_sync.guard_forget(_audiences);
+	DELETE FROM mailchimp_sync.webhook w WHERE w.audience_id = ANY (_audiences);
+	DELETE FROM mailchimp_sync.webhook_hint h WHERE h.audience_id = ANY (_audiences);
 	UPDATE mailchimp_sync.audience a
 	SET active_since = NULL, detail = NULL, failures = 0, next_attempt_at = NULL, compare_asked_at = NULL,
 		compared_at = NULL, read_at = NULL, read_begun_at = NULL, read_mark = NULL, read_mark_at = NULL, read_since = NULL,
@@ -609,6 +611,7 @@ DECLARE
 BEGIN
 	PERFORM mailchimp_sync.require_connection(_connection);
 	PERFORM mailchimp_sync.warn_of_scheduled(_connection);
+	PERFORM mailchimp_sync.notice_webhooks(ARRAY(SELECT a.audience_id FROM mailchimp_sync.audience a WHERE a.connection = _connection));
 	FOR _mapping IN
 		SELECT CASE WHEN m.umuser = 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(m.umuser)) END AS role
 		FROM pg_user_mapping m JOIN mailchimp_sync.known_connection k ON k.server = m.umserver

@@ -8,7 +8,7 @@
  */
 CREATE TABLE mailchimp_sync.privilege (
 	role			regrole NOT NULL,			-- 0: public
-	level			text NOT NULL CHECK (level IN ('reader', 'marketer', 'admin')),
+	level			text NOT NULL CHECK (level IN ('reader', 'marketer', 'admin', 'webhook')),
 	connection		text NOT NULL DEFAULT '',	-- '': all, also those to come
 	PRIMARY KEY (role, level, connection)
 );
@@ -34,7 +34,8 @@ COMMENT ON FUNCTION mailchimp_sync.gate_trigger() IS
 CREATE VIEW mailchimp_sync.level_within (level, includes) AS
 VALUES ('reader', 'reader'),
 	('marketer', 'reader'), ('marketer', 'marketer'),
-	('admin', 'reader'), ('admin', 'marketer'), ('admin', 'admin');
+	('admin', 'reader'), ('admin', 'marketer'), ('admin', 'admin'), ('admin', 'webhook'),
+	('webhook', 'webhook');		-- for a program that passes on what Mailchimp tells; it sees nothing
 
 -- the servers that are connections
 CREATE VIEW mailchimp_sync.server AS
@@ -55,7 +56,7 @@ SELECT k.connection
 FROM mailchimp_sync.known_connection k
 WHERE CASE WHEN k.server IS NOT NULL THEN pg_catalog.has_server_privilege(k.server, 'USAGE')
 	ELSE EXISTS (SELECT FROM mailchimp_sync.privilege p
-			WHERE p.connection = '' AND (p.role = 0 OR pg_catalog.pg_has_role(p.role, 'USAGE')))
+			WHERE p.connection = '' AND p.level <> 'webhook' AND (p.role = 0 OR pg_catalog.pg_has_role(p.role, 'USAGE')))
 		OR (SELECT r.rolsuper FROM pg_catalog.pg_roles r WHERE r.rolname = current_user)
 	END;
 
@@ -114,7 +115,7 @@ CREATE FUNCTION mailchimp_sync.carried_grants(_role oid) RETURNS TABLE (privileg
 	FROM member m
 	JOIN pg_class v ON m.classid = 'pg_class'::regclass AND m.objid = v.oid
 	WHERE v.relkind = 'v' AND v.relnamespace <> 'mailchimp_sync'::regnamespace
-		AND EXISTS (SELECT FROM held)
+		AND 'reader' IN (SELECT h.level FROM held h)
 	UNION ALL
 	SELECT op.name, format('TABLE %s', t.tgrelid::regclass)
 	FROM pg_trigger t
@@ -124,7 +125,7 @@ CREATE FUNCTION mailchimp_sync.carried_grants(_role oid) RETURNS TABLE (privileg
 	UNION ALL
 	SELECT 'USAGE', format('FOREIGN SERVER %I', s.connection)
 	FROM mailchimp_sync.server s
-	WHERE EXISTS (SELECT FROM held h WHERE h.connection IN ('', s.connection))
+	WHERE EXISTS (SELECT FROM held h WHERE h.level = 'reader' AND h.connection IN ('', s.connection))
 	UNION ALL
 	SELECT 'USAGE', 'FOREIGN DATA WRAPPER mailchimp_sync'
 	WHERE 'admin' IN (SELECT h.level FROM held h)
@@ -160,7 +161,7 @@ BEGIN
 	IF NOT EXISTS (SELECT FROM mailchimp_sync.level_within w WHERE w.level = _level) THEN
 		RAISE invalid_parameter_value USING
 			MESSAGE = format('level "%s" does not exist', coalesce(_level, 'null')),
-			HINT = 'Levels are reader, marketer and admin.';
+			HINT = 'Levels are reader, marketer, admin and webhook.';
 	END IF;
 END
 $$;
@@ -215,7 +216,7 @@ CREATE FUNCTION mailchimp_sync.roles_without_server(_connection text) RETURNS SE
 	LANGUAGE sql STABLE SET search_path = pg_catalog, pg_temp AS $$
 	SELECT DISTINCT p.role::oid
 	FROM mailchimp_sync.privilege p
-	WHERE p.connection IN ('', _connection)
+	WHERE p.connection IN ('', _connection) AND p.level <> 'webhook'
 		AND (p.role = 0 OR EXISTS (SELECT FROM pg_roles r WHERE r.oid = p.role))
 		AND NOT EXISTS (SELECT
 			FROM pg_foreign_server s, aclexplode(coalesce(s.srvacl, acldefault('S', s.srvowner))) x
@@ -248,7 +249,7 @@ $$;
 CREATE FUNCTION @extschema@.mc_grant(role text, level text, connection text DEFAULT NULL) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';
 COMMENT ON FUNCTION @extschema@.mc_grant(text, text, text) IS
-	'gives a role (or public) the level reader, marketer or admin on one connection or on all';
+	'gives a role (or public) the level reader, marketer, admin or webhook on one connection or on all';
 
 CREATE FUNCTION @extschema@.mc_revoke(role text, level text DEFAULT NULL) RETURNS void
 	LANGUAGE c VOLATILE PARALLEL UNSAFE AS 'MODULE_PATHNAME', 'mc_gate';

@@ -102,9 +102,10 @@ SELECT a.connection, a.audience_id, a.list_id, false AS whole, greatest(a.next_a
 		WHEN a.read_at IS NULL AND a.active_since < (SELECT h.stamped_at FROM mailchimp_sync.home h)
 			THEN mailchimp_sync.clock()
 		WHEN EXISTS (SELECT FROM mailchimp_sync.resting_unread(a.audience_id, 1)) THEN mailchimp_sync.clock()
-		ELSE coalesce(a.read_at, a.active_since) + least(a.read_every,
+		ELSE least(coalesce(a.read_at, a.active_since) + least(a.read_every,
 			CASE WHEN EXISTS (SELECT FROM mailchimp_sync.batch b WHERE (b.connection, b.list_id) = (a.connection, a.list_id)
-				AND b.phase IN ('seek', 'look')) THEN interval '1 minute' END) END) AS at
+				AND b.phase IN ('seek', 'look')) THEN interval '1 minute' END),
+			mailchimp_sync.hinted_at(a.audience_id, a.read_begun_at, a.read_at)) END) AS at
 FROM mailchimp_sync.audience a
 LEFT JOIN mailchimp_sync.reading r ON r.audience_id = a.audience_id AND NOT r.whole
 WHERE a.active_since IS NOT NULL AND NOT a.paused
@@ -164,6 +165,9 @@ BEGIN
 		-- before anything was shown: no clock is a day off
 		ELSE coalesce(a.read_since, a.active_since - interval '1 day') END AS since) x
 	WHERE a.audience_id = _audience_id;
+	IF NOT _whole THEN
+		PERFORM mailchimp_sync.take_hints(_audience_id);
+	END IF;
 	UPDATE mailchimp_sync.audience a SET read_asked_at = CASE WHEN _whole THEN a.read_asked_at END,
 		walk_asked_at = CASE WHEN NOT _whole THEN a.walk_asked_at END
 	WHERE a.audience_id = _audience_id AND CASE WHEN _whole THEN a.walk_asked_at ELSE a.read_asked_at END IS NOT NULL;

@@ -25,9 +25,7 @@
 #include "fmgr.h"
 #include "miscadmin.h"
 #include "nodes/makefuncs.h"
-#include "tcop/tcopprot.h"
 #include "utils/acl.h"
-#include "utils/backend_status.h"
 #include "utils/builtins.h"
 
 #include "account.h"
@@ -57,16 +55,6 @@ typedef struct Connect
 	McConnection *connection; /* NULL: without a key */
 	McAccount account;
 } Connect;
-
-/* ---- keeping the statement out of sight ---- */
-
-static void
-hide_activity(void)
-{
-	if (debug_query_string != NULL)
-		debug_query_string = shown_statement;
-	pgstat_report_activity(STATE_RUNNING, shown_statement);
-}
 
 /* ---- what can be refused without asking ---- */
 
@@ -326,7 +314,7 @@ mc_connect(PG_FUNCTION_ARGS)
 	char *account_name;
 
 	error_context_stack = &hide;
-	hide_activity();
+	mc_hide_activity(shown_statement);
 	mc_gate_check(fcinfo);
 	read_arguments(fcinfo, &c);
 	account_name = connect_account(&c);

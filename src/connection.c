@@ -32,6 +32,8 @@
 #include "funcapi.h"
 #include "miscadmin.h"
 #include "storage/fd.h"
+#include "tcop/tcopprot.h"
+#include "utils/backend_status.h"
 #include "utils/builtins.h"
 #include "utils/syscache.h"
 
@@ -182,6 +184,15 @@ mc_hide_statement(void *arg)
 {
 	errhidestmt(true);
 	errhidecontext(true);
+}
+
+/* Shows something else than the statement that runs, also with what fails later in it. */
+void
+mc_hide_activity(const char *shown)
+{
+	if (debug_query_string != NULL)
+		debug_query_string = shown;
+	pgstat_report_activity(STATE_RUNNING, shown);
 }
 
 static void

@@ -16,6 +16,7 @@
 #include "mailchimp_sync.h"
 
 extern void mc_hide_statement(void *arg);
+extern void mc_hide_activity(const char *shown); /* which has to stay */
 extern bool mc_is_dc(const char *dc);
 extern void mc_check_option(const char *name, const char *value);
 extern char *mc_find_option(List *options, const char *name);

@@ -4,7 +4,7 @@
  *	  How a public function gets from its caller to the extension's owner.
  *
  * A public function is declared LANGUAGE c AS 'MODULE_PATHNAME', 'mc_gate' and
- * has one line in the table in gate.c; its work is the function of the same
+ * (mc_gate_hidden where its arguments are secrets) and has one line in the table in gate.c; its work is the function of the same
  * name in the schema mailchimp_sync. There is nothing to write in C.
  *
  * A public function that must do something as its caller first (check
@@ -27,7 +27,8 @@ typedef enum McLevel
 {
 	MC_READER,
 	MC_MARKETER,
-	MC_ADMIN
+	MC_ADMIN,
+	MC_WEBHOOK /* a program that passes on what Mailchimp tells */
 } McLevel;
 
 /* On what the caller needs the level: where the connection comes from. */

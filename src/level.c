@@ -19,7 +19,7 @@
 #include "gate.h"
 #include "mailchimp_sync.h"
 
-static const char *const level_names[] = {"reader", "marketer", "admin"};
+static const char *const level_names[] = {"reader", "marketer", "admin", "webhook"};
 
 /* How an object leads to its connection, by scope. */
 static const struct
