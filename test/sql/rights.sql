@@ -37,7 +37,7 @@ SELECT pg_temp.fill(jsonb_build_object('source_id', :source_id, 'source', 'perso
 FROM (VALUES (7001, 'main'), (7002, 'other')) AS c(id, name) ORDER BY c.id;
 DELETE FROM mailchimp_sync.privilege;
 
--- ---- functions ----
+-- ---- functions (R14, D19) ----
 CREATE TEMP VIEW level AS SELECT DISTINCT w.level FROM mailchimp_sync.level_within w;
 DO $$
 DECLARE
