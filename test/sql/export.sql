@@ -76,7 +76,10 @@ SELECT name AS not_exported FROM personal WHERE NOT pg_temp.changes_the_export(r
 -- who is no admin of a connection does not get its rows, and is told
 SET LOCAL ROLE regress_export_one;
 SELECT mc_export_contact('ann@crm.test') -> 'complete' AS all_of_mc_main;
+SELECT mc_export_contact('boss@crm.test') #>> '{sender_of,0,campaign_id}' AS of_mc_main;
+SET LOCAL client_min_messages = error;
 SELECT mc_export_contact('ben@crm.test') - 'exported_at' - 'erasures' - 'opt_out_history' - 'opt_outs' - 'unread_changes' AS nothing_of_mc_other;
+RESET client_min_messages;
 RESET ROLE;
 
 -- ---- erased: the address is nowhere, its hash only where it keeps the person out ----
