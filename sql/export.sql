@@ -75,7 +75,7 @@ BEGIN
 			count(*) FILTER (WHERE NOT v.shown) AS hidden
 		FROM visible v GROUP BY v.section) s;
 	IF _hidden > 0 THEN
-		RAISE WARNING USING MESSAGE = format('%s entries of other connections are left out', _hidden),
+		RAISE WARNING USING MESSAGE = format('entries of other connections that are left out: %s', _hidden),
 			HINT = 'An admin of all connections gets everything.';
 	END IF;
 	RETURN _asked || jsonb_build_object('exported_at', mailchimp_sync.clock(), 'complete', _hidden = 0) || _sections;
