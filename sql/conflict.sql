@@ -204,9 +204,10 @@ END
 $$;
 
 /*
- * Of the contacts that are to be pushed those that can be now. Where Mailchimp's values may win the others wait for
- * a read that began after it was decided to send them, as those who leave do (read.sql), and until what it brought is in the CRM. Not
- * who is sent once more after doubt: a read leaves them out.
+ * Of the contacts that are to be pushed those that can be now. The others wait for a read that began after it was decided
+ * to send them, as those who leave do (read.sql), and until what it brought is in the CRM: Mailchimp's values may win, and who
+ * has moved there would be made a second time under the former address. Not who is sent once more after doubt: a
+ * read leaves them out.
  */
 CREATE FUNCTION mailchimp_sync.hold_back(_audience mailchimp_sync.audience, _source_id integer, _keys text[]) RETURNS text[]
 LANGUAGE plpgsql
@@ -215,9 +216,6 @@ AS $$
 DECLARE
 	_held	text[];
 BEGIN
-	IF _audience.conflict = 'crm_wins' OR mailchimp_sync.incoming_fields(_audience.audience_id, _source_id) = '{}' THEN
-		RETURN _keys;
-	END IF;
 	WITH held AS (
 		UPDATE mailchimp_sync.contact c
 		SET next_attempt_at = CASE WHEN w.is_unread THEN 'infinity' ELSE mailchimp_sync.clock() + interval '1 second' END

@@ -198,11 +198,17 @@ BEGIN
 			OR (c.member_hash, c.agreed_hash) IS DISTINCT FROM (coalesce(excluded.member_hash, c.member_hash),
 				coalesce(excluded.agreed_hash, c.agreed_hash))
 		RETURNING c.contact_key, c.queue
+	), met AS (
+		-- whoever takes the address of somebody who is there is to have what Mailchimp shows of them (inbound_write.sql)
+		SELECT DISTINCT d.email_hash FROM desired d
+		WHERE d.standing IS DISTINCT FROM 'later' AND (d.email_hash, d.standing) IS DISTINCT FROM (d.old_email_hash, d.old_standing)
+			AND EXISTS (SELECT FROM mailchimp_sync.inbound i WHERE i.audience_id = _audience_id AND i.source_id = _source_id)
 	), agreed AS (
 		-- what both have already is what they agree upon, and who is as the CRM wants them is ours from then on (D20)
 		UPDATE mailchimp_sync.member m SET ours = m.ours OR d.adopts, sent_source_id = _source_id,
 			sent_fields = coalesce(m.sent_fields, '{}') || d.agrees,
-			shown_fields = coalesce(m.shown_fields, '{}') || mailchimp_sync.fields_of(m.read_fields, d.agrees)
+			shown_fields = coalesce(m.shown_fields, '{}') || mailchimp_sync.fields_of(m.read_fields, d.agrees),
+			inbound_at = CASE WHEN d.at_hash IN (SELECT x.email_hash FROM met x) THEN mailchimp_sync.clock() ELSE m.inbound_at END
 		FROM desired d
 		-- a lookup each, as in desired(), and mostly none
 		WHERE m.ctid = ANY (ARRAY(SELECT k.ctid FROM desired x
@@ -210,6 +216,13 @@ BEGIN
 					WHERE o.audience_id = _audience_id AND o.email_hash = x.at_hash OFFSET 0) AS k
 				WHERE x.agrees IS NOT NULL))
 			AND m.email_hash = d.at_hash AND (d.agrees <> '{}' OR d.agrees = '{}' AND d.adopts AND NOT m.ours)
+		RETURNING m.email_hash
+	), told AS (
+		UPDATE mailchimp_sync.member m SET inbound_at = mailchimp_sync.clock()
+		WHERE m.ctid = ANY (ARRAY(SELECT k.ctid FROM met x
+				CROSS JOIN LATERAL (SELECT o.ctid FROM mailchimp_sync.member o
+					WHERE o.audience_id = _audience_id AND o.email_hash = x.email_hash AND o.status IS NOT NULL OFFSET 0) AS k))
+			AND m.email_hash NOT IN (SELECT g.email_hash FROM agreed g)
 	), guarded AS (
 		UPDATE mailchimp_sync.guard g SET waiting = g.waiting + n.more,
 			check_at = greatest(mailchimp_sync.clock(), g.check_after)

@@ -1,0 +1,58 @@
+# What the model test of audiences in both directions (065_model_both.pl) has found, each reduced to a few steps (R82, R85, D14).
+
+use strict;
+use warnings;
+use McCrm;
+use McTest;
+use Test::More;
+
+my $crm = McCrm->start('main', candidates => 12, audience => q{, direction => 'both', conflict => 'crm_wins'});
+my ($node, $sim) = @$crm{qw(node sim)};
+
+$crm->ann(q{ALTER TABLE crm.candidate ADD mailchimp_id text, ADD status text;
+	SELECT mc_set_inbound('people', 'candidate', '{"email": "email", "FNAME": "first_name", "LNAME": "last_name", "id": "mailchimp_id", "status": "status"}')});
+$crm->sync;
+
+sub policy { my ($policy) = @_; $crm->ann(qq{SELECT mc_alter_audience('people', '{"conflict": "$policy"}')}); $crm->run }
+sub pull { $crm->max(q{SELECT mc_pull('people')}); $crm->run }
+sub who { my ($names) = @_; return join ' ', sort grep { /^($names)\@/ } keys %{ { $crm->members } } }
+sub facts { my ($id) = @_; return $crm->ann("SELECT concat_ws(' ', status, mailchimp_id) FROM crm.candidate WHERE id = $id") }
+sub row { my ($id) = @_; return $crm->ann("SELECT email, first_name, last_name FROM crm.candidate WHERE id = $id") }
+
+# -----------------------------------------------------------------------------------------------------------------
+# Somebody moves to another address at Mailchimp, and nobody has read it yet: there is one member still
+# -----------------------------------------------------------------------------------------------------------------
+
+# The CRM changes the address, too.
+$crm->ann(q{UPDATE crm.candidate SET email = 'here1@crm.test' WHERE id = 1});
+$crm->act('c1', 'change_email', new_email => 'there1@crm.test');
+$crm->run;
+is(who('here1|there1|c1') . ' ' . $crm->state(1), 'here1@crm.test in_sync|', 'R85: where the CRM wins they are where the CRM says');
+
+# The CRM changes something else.
+$crm->ann(q{UPDATE crm.candidate SET first_name = 'New2' WHERE id = 2});
+$crm->act('c2', 'change_email', new_email => 'there2@crm.test');
+$crm->run;
+is(who('there2|c2') . ' ' . $crm->state(2), 'c2@crm.test in_sync|', 'and not there twice, by a push to the address that they gave up');
+is($crm->shown('c2@crm.test'), 'subscribed|New2|g2', 'but as the CRM has them');
+
+policy('mailchimp_wins');
+$crm->ann(q{UPDATE crm.candidate SET email = 'here3@crm.test' WHERE id = 3; UPDATE crm.candidate SET first_name = 'New4' WHERE id = 4});
+$crm->act('c3', 'change_email', new_email => 'there3@crm.test');
+$crm->act('c4', 'change_email', new_email => 'there4@crm.test');
+$crm->run;
+is(who('here3|there3|c3|there4|c4'), 'there3@crm.test there4@crm.test', 'where Mailchimp wins they are where Mailchimp says');
+is(row(3) . ' ' . row(4), 'there3@crm.test|F3|L3 there4@crm.test|New4|L4', 'and so are the rows');
+is($crm->shown('there4@crm.test'), 'subscribed|New4|g1', 'with what the CRM alone has changed');
+
+# -----------------------------------------------------------------------------------------------------------------
+# A row takes the address of somebody who is there already: Mailchimp's facts are in it
+# -----------------------------------------------------------------------------------------------------------------
+
+$crm->act('guest', 'add', status => 'unsubscribed');
+pull();
+$crm->ann(q{UPDATE crm.candidate SET email = 'guest@crm.test' WHERE id = 5});
+$crm->run;
+is(facts(5), 'unsubscribed ' . $crm->member('guest@crm.test')->{contact_id}, 'R91: of somebody with whom nothing is to be done there');
+
+done_testing();
