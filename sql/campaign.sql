@@ -67,9 +67,10 @@ CREATE TABLE mailchimp_sync.campaign (
 	spread_poll_at	timestamptz,		-- the same by its turn (poll_tier.sql); another: somebody asked, or it is tried again
 	poll_failures	integer NOT NULL DEFAULT 0,
 	imported_at		timestamptz,		-- it was seen for the first time (import.sql)
+	linked_at		timestamptz,		-- whose the addresses are was looked at for the last time, other than as they came
 	UNIQUE (connection, mailchimp_id),
 	CHECK (CASE origin WHEN 'local' THEN list_id IS NOT NULL AND marker IS NOT NULL
-		ELSE mailchimp_id IS NOT NULL AND imported_at IS NOT NULL END)
+		ELSE mailchimp_id IS NOT NULL AND imported_at IS NOT NULL AND linked_at IS NOT NULL END)
 );
 CREATE INDEX campaign_due ON mailchimp_sync.campaign (next_attempt_at) WHERE goal IS NOT NULL;
 -- these are looked at all the time: somebody may opt out, or its hour may come

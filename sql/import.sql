@@ -178,12 +178,12 @@ AS $$
 	), made AS (
 		INSERT INTO mailchimp_sync.campaign (connection, audience_id, list_id, origin, type, name, subject, template_id, from_name,
 			from_email, status, created_at, created_by, mailchimp_id, web_id, mailchimp_status, archive_url, scheduled_for, sent_at,
-			emails_sent, count_last, imported_at)
+			emails_sent, count_last, imported_at, linked_at)
 		SELECT _connection, a.audience_id, l.list_id, 'imported', coalesce(l.type, 'regular'), coalesce(l.name, l.subject, l.mailchimp_id),
 			l.subject, l.template_id, l.from_name, l.from_email, s.status, coalesce(l.created_at, mailchimp_sync.clock()), 'Mailchimp',
 			l.mailchimp_id, l.web_id, l.mailchimp_status, l.archive_url, CASE WHEN s.status = 'scheduled' THEN l.send_time END,
 			CASE WHEN s.status IN ('sending', 'sent') THEN l.send_time END, l.emails_sent::integer, l.recipient_count::integer,
-			mailchimp_sync.clock()
+			mailchimp_sync.clock(), mailchimp_sync.clock()
 		FROM unnest(_lines) WITH ORDINALITY AS l(mailchimp_id, web_id, type, created_at, archive_url, mailchimp_status, emails_sent,
 			send_time, list_id, recipient_count, segment_id, name, subject, from_name, from_email, template_id, position)
 		CROSS JOIN LATERAL (SELECT mailchimp_sync.import_status(l.mailchimp_status, l.emails_sent) AS status) s

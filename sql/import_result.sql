@@ -46,6 +46,17 @@ BEGIN
 END
 $$;
 
+-- whose address it is: a contact of that audience, else of another; no row: nobody's
+CREATE FUNCTION mailchimp_sync.import_person(_audience_id integer, _email_hash text, OUT source_id integer, OUT contact_key text)
+RETURNS SETOF record
+LANGUAGE sql STABLE ROWS 1
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT b.source_id, b.contact_key FROM mailchimp_sync.audience a
+	CROSS JOIN LATERAL mailchimp_sync.contact_behind(a.audience_id, _email_hash) b
+	ORDER BY a.audience_id IS DISTINCT FROM _audience_id, a.audience_id LIMIT 1
+$$;
+
 -- who is shown by a page of a report gets a row, unless there is one; whoever was erased does not
 CREATE FUNCTION mailchimp_sync.import_recipients(_campaign_id bigint, _ids text[], _emails text[]) RETURNS void
 LANGUAGE plpgsql VOLATILE
@@ -65,13 +76,46 @@ BEGIN
 	SELECT DISTINCT ON (g.email_hash) _campaign_id, coalesce(k.source_id, 0), coalesce(k.contact_key, g.email_hash), g.email, g.email_hash,
 		'sent', true, mailchimp_sync.clock(), _c.created_by
 	FROM (SELECT lower(u.id) COLLATE "C" AS email_hash, u.email FROM unnest(_ids, _emails) AS u(id, email)) g
-	LEFT JOIN LATERAL (SELECT b.source_id, b.contact_key FROM mailchimp_sync.audience a
-		CROSS JOIN LATERAL mailchimp_sync.contact_behind(a.audience_id, g.email_hash) b
-		ORDER BY a.audience_id IS DISTINCT FROM _c.audience_id, a.audience_id LIMIT 1) k ON true
+	LEFT JOIN LATERAL mailchimp_sync.import_person(_c.audience_id, g.email_hash) k ON true
 	WHERE NOT EXISTS (SELECT FROM mailchimp_sync.recipient n WHERE n.campaign_id = _campaign_id AND n.email_hash = g.email_hash)
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.erased e WHERE e.email_hash = g.email_hash)
 	ORDER BY g.email_hash
 	ON CONFLICT (campaign_id, source_id, contact_key) DO NOTHING;
+END
+$$;
+
+/*
+ * Campaigns are often imported before there is an audience, and its contacts are unknown then. So for a day after one was switched on, a
+ * poll of a campaign that came before looks once more whose the addresses are.
+ */
+CREATE FUNCTION mailchimp_sync.import_link(_campaign_id bigint) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET enable_hashjoin = off
+SET enable_mergejoin = off
+AS $$
+DECLARE
+	_c	mailchimp_sync.campaign;
+BEGIN
+	SELECT * INTO _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _campaign_id AND c.origin = 'imported'
+		AND c.linked_at <= (SELECT max(a.active_since) FROM mailchimp_sync.audience a) + interval '1 day';
+	IF NOT FOUND THEN
+		RETURN;
+	END IF;
+	UPDATE mailchimp_sync.campaign SET linked_at = mailchimp_sync.clock() WHERE campaign_id = _campaign_id;
+	WITH known AS MATERIALIZED (
+		SELECT DISTINCT ON (k.source_id, k.contact_key) r.contact_key AS address, r.email_hash, k.source_id, k.contact_key
+		FROM mailchimp_sync.recipient r CROSS JOIN LATERAL mailchimp_sync.import_person(_c.audience_id, r.email_hash) k
+		WHERE r.campaign_id = _campaign_id AND r.source_id = 0 AND r.email IS NOT NULL
+			AND NOT EXISTS (SELECT FROM mailchimp_sync.recipient o WHERE o.campaign_id = _campaign_id AND o.source_id = k.source_id
+				AND o.contact_key = k.contact_key)
+		ORDER BY k.source_id, k.contact_key, r.email_hash
+	), named AS (
+		UPDATE mailchimp_sync.recipient r SET source_id = k.source_id, contact_key = k.contact_key FROM known k
+		WHERE r.campaign_id = _campaign_id AND r.source_id = 0 AND r.contact_key = k.address
+	)
+	UPDATE mailchimp_sync.activity a SET source_id = k.source_id, contact_key = k.contact_key FROM known k
+	WHERE a.campaign_id = _campaign_id AND a.email_hash = k.email_hash AND a.source_id IS NULL;
 END
 $$;
 

@@ -280,6 +280,7 @@ BEGIN
 	DELETE FROM mailchimp_sync.poll_page WHERE campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.poll WHERE campaign_id = _campaign_id;
 	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'poll' AND f.campaign_id = _campaign_id;
+	PERFORM mailchimp_sync.import_link(_campaign_id);
 	UPDATE mailchimp_sync.campaign c SET last_polled_at = mailchimp_sync.clock(), poll_failures = 0,
 		next_poll_at = coalesce(n.asked_at, n.spread_at), spread_poll_at = CASE WHEN n.asked_at IS NULL THEN n.spread_at END
 	FROM (SELECT CASE WHEN o.poll_failures = 0 AND o.next_poll_at > _started_at THEN o.next_poll_at END AS asked_at,

@@ -107,6 +107,19 @@ ORDER BY 1, 2;
 SELECT s.status, c.verb, pg_temp.outcome(s.status, 'delete', NULL, 'abc', c.sql) AS outcome
 FROM (VALUES ('sent'), ('canceled')) AS s(status) JOIN call c ON c.verb IN ('delete', 'cancel', 'send') ORDER BY 1, 2;
 
+-- one that was imported: what would send it or change it is refused, whatever its state, the rest is as the table says (R112)
+UPDATE mailchimp_sync.campaign SET origin = 'imported', imported_at = now(), linked_at = now(), mailchimp_id = 'abc';
+SELECT verb, string_agg(status, ' ' ORDER BY status) FILTER (WHERE outcome !~ '^55000') AS allowed,
+	bool_and(outcome ~ '^[a-z]+$' OR outcome LIKE '55000 cannot % campaign %: it is ' || CASE WHEN mailchimp_sync.is_for_imported(verb) THEN status ELSE 'imported' END) AS told
+FROM (SELECT c.verb, s.status, pg_temp.outcome(s.status, CASE s.status WHEN 'preparing' THEN 'delete' END, NULL, 'abc', c.sql) AS outcome
+	FROM call c CROSS JOIN state s WHERE NOT c.is_free AND s.status <> 'draft') t
+GROUP BY verb ORDER BY verb;
+-- Mailchimp says what it is, but what was sent does not become unsent
+SELECT string_agg(f.status || ' > ' || t.status, ', ' ORDER BY f.status, t.status) AS refused
+FROM state f CROSS JOIN state t
+WHERE t.status IN ('prepared', 'scheduled', 'sending', 'sent', 'canceled', 'deleted') AND f.status IN ('prepared', 'scheduled', 'sending', 'sent', 'canceled', 'deleted')
+	AND pg_temp.outcome(f.status, NULL, NULL, 'abc', format('UPDATE mailchimp_sync.campaign SET status = %L', t.status)) ~ '^55000';
+
 DROP FUNCTION pg_temp.outcome;
 DROP TABLE candidate;
 DROP EXTENSION mailchimp_sync CASCADE;

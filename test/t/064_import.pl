@@ -211,6 +211,23 @@ $crm->run;
 is($crm->rita("SELECT count(*) FROM mc_activity WHERE campaign_id = $elsewhere"), 3, 'N13: and nothing brings the person back');
 
 # -----------------------------------------------------------------------------------------------------------------
+# Who comes to be known later, in a list that gets an audience later
+# -----------------------------------------------------------------------------------------------------------------
+
+$sim->post('/_sim/act', { list => $others, email => $_, action => 'add' }) for 'q@crm.test', 'r@crm.test';
+made({ title => 'Before', list => $others, sent => ago(50) });
+event('Before', map { { email => $_, action => 'open', at => ago(49) } } 'q@crm.test', 'r@crm.test');
+pull();
+my $before = id('Before');
+sub opened_by { return $crm->rita("SELECT string_agg(concat_ws(' ', contact_key, email), ', ' ORDER BY email) FROM mc_activity WHERE campaign_id = $before") }
+is(opened_by(), 'q@crm.test, r@crm.test', 'nobody has these addresses');
+$crm->ann(q{INSERT INTO crm.candidate (id, first_name, email, owner_id) VALUES (7, 'Q', 'q@crm.test', 1); SELECT mc_add_audience_source('others', 'candidate', 'id = 7')});
+$crm->sync('others');
+later(86400);
+is(opened_by(), '7 q@crm.test, r@crm.test', 'R112: a contact has one of them now');
+is($crm->rita("SELECT source, contact_key, status FROM mc_campaign_recipient WHERE campaign_id = $before AND email = 'q\@crm.test'"), 'candidate|7|opened', 'and is the recipient');
+
+# -----------------------------------------------------------------------------------------------------------------
 # What goes wrong
 # -----------------------------------------------------------------------------------------------------------------
 
@@ -252,6 +269,13 @@ $sim->release;
 $engine->query('SELECT 1');
 is(of('Late', 'status, last_error'), 'sent|Mailchimp was sending it already', 'what is sent meanwhile is not deleted, and is polled');
 like(of('Late', 'next_poll_at > now() - interval \'1 minute\''), qr/t/, 'and polled');
+
+# Another connection to the same account.
+$node->query(sprintf q{SELECT mc_connect('second', 'demo-us1', endpoint => '%s')}, $sim->url);
+$crm->max(q{SELECT mc_pull_campaigns('second')});
+$crm->run;
+is($crm->rita(q{SELECT count(*) FROM mc_campaign WHERE connection = 'second'}), 0, 'what the account has is here already');
+$node->query(q{SELECT mc_disconnect('second')});
 
 # -----------------------------------------------------------------------------------------------------------------
 # How often, and off
@@ -297,7 +321,7 @@ for my $number (1 .. 11)
 	my ($held) = $sim->wait_held;
 	push @memory, slurp_file("/proc/$pid/status") =~ /^RssAnon:\s+(\d+)/m;
 	$sim->release(n => $held->{n});
-	$node->wait_until("SELECT page_offset = 1000 * $number OR walk_begun_at IS NULL FROM mailchimp_sync.import");
+	$node->wait_until("SELECT page_offset = 1000 * $number OR walk_begun_at IS NULL FROM mailchimp_sync.import WHERE connection = 'main'");
 }
 $sim->release;
 $engine->query('SELECT 1');
