@@ -317,6 +317,8 @@ RETURNS void
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_blocked	jsonb := mailchimp_sync.blocked_before(_source_id, _audience_ids, _keys);
 BEGIN
 	UPDATE mailchimp_sync.source SET state = 'ok', detail = NULL, failures = 0, next_attempt_at = NULL
 	WHERE source_id = _source_id AND state <> 'ok';
@@ -330,6 +332,7 @@ BEGIN
 
 	PERFORM mailchimp_sync.settle(a.audience_id, _source_id, _keys, _values)
 	FROM unnest(_audience_ids) AS a(audience_id);
+	PERFORM mailchimp_sync.newcomers_opt_out(_source_id, _keys, _blocked);
 
 	PERFORM mailchimp_sync.skip_waiting(_source_id, ARRAY(SELECT c.contact_key FROM mailchimp_sync.contact c
 		WHERE c.audience_id = ANY (_audience_ids) AND c.source_id = _source_id AND c.contact_key = ANY (_keys)

@@ -228,6 +228,43 @@ AS $$
 	WHERE s.old_fields IS NOT NULL AND s.fields IS NOT NULL AND v.fields IS NOT NULL;
 $$;
 
+/* ---- contacts whom Mailchimp has as unsubscribed ---- */
+
+-- {"audience_id": [keys of contacts that are inactive or opted out]}, of audiences whose members are read; null: there is none
+CREATE FUNCTION mailchimp_sync.blocked_before(_source_id integer, _audience_ids integer[], _keys text[]) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	RETURN (SELECT jsonb_object_agg(a.audience_id, (SELECT coalesce(jsonb_agg(c.contact_key), '[]') FROM mailchimp_sync.contact c
+			WHERE c.audience_id = a.audience_id AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
+				AND c.state IN ('inactive', 'opted_out')))
+		FROM mailchimp_sync.audience a
+		WHERE a.audience_id = ANY (_audience_ids) AND a.direction <> 'push' AND a.on_unsubscribe = 'opt_out');
+END
+$$;
+
+/*
+ * Of who is only pushed the answer says that they have unsubscribed, and they join the opt-out group (push.sql). Here
+ * that is known before anything is pushed, so whoever comes to such a member joins at once. Not who was inactive
+ * before: somebody may have let them in again (mc_opt_in).
+ */
+CREATE FUNCTION mailchimp_sync.newcomers_opt_out(_source_id integer, _keys text[], _blocked jsonb) RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	IF _blocked IS NOT NULL THEN
+		PERFORM mailchimp_sync.opt_out_add(c.source_id, c.contact_key, c.email, 'mailchimp', m.unsubscribe_reason, 'Mailchimp')
+		FROM jsonb_each(_blocked) AS b(id, keys)
+		JOIN mailchimp_sync.contact c ON c.audience_id = b.id::integer AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
+		JOIN mailchimp_sync.member m USING (audience_id, email_hash)
+		WHERE c.state = 'inactive' AND c.desired_hash IS NOT NULL AND NOT b.keys ? c.contact_key
+			AND m.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m);
+	END IF;
+END
+$$;
+
 /* ---- for people ---- */
 
 CREATE FUNCTION @extschema@.mc_pull(audience text) RETURNS void

@@ -177,6 +177,16 @@ $crm->later(2);
 pull('Customers');
 like(signals(), qr/profile_updated c1 1 \{"changed": \["FNAME"\]\}/, 'R95: what somebody else did is');
 
+# whoever comes to a member who has unsubscribed has opted out, once
+$crm->ann(q{INSERT INTO crm.candidate VALUES (0, 'Mo', 'Mo', 'mo@crm.test', 1)});
+$crm->run;
+is($crm->rita("SELECT state, mc_is_opted_out('candidate', 0) FROM mc_contact_state WHERE contact_key = '0'"), 'opted_out|t', 'D11: known before anything is pushed');
+$crm->max("SELECT mc_opt_in('candidate', 0)");
+$crm->ann(q{UPDATE crm.candidate SET first_name = 'Moses' WHERE id = 0});
+$crm->run;
+is($crm->rita("SELECT state, mc_is_opted_out('candidate', 0) FROM mc_contact_state WHERE contact_key = '0'"), 'inactive|f', 'D12: and not again, when somebody lets it in');
+is($crm->member('mo@crm.test')->{status}, 'unsubscribed', 'D10: which subscribes nobody');
+
 # a page that was asked for before our push ended shows what was before it
 my $members = '^/lists/[^/]+/members$';
 $crm->later(2);
