@@ -108,4 +108,21 @@ is(join(' ', map { $crm->member("$_\@crm.test")->{status} } qw(c1 c3 stranger)),
 	'D12: an opt-out is carried there all the same, also of who has another address in the CRM');
 is($crm->status, 'opted_out 4 outside 1', 'D11: and who unsubscribes has opted out');
 
+
+# Who left before the CRM had them: on the list they are known, so no push would find out
+for my $direction (qw(pull both))
+{
+	my $id = $direction eq 'pull' ? 50 : 51;
+	$crm->ann(qq{SELECT mc_alter_audience('people', '{"direction": "$direction"}')});
+	$crm->act("c$id", $_) for qw(add unsubscribe);
+	look_there();
+	$crm->ann("INSERT INTO crm.candidate (id, first_name, email) VALUES ($id, 'Late', 'c$id\@crm.test')");
+	$crm->run;
+	is($crm->rita("SELECT origin FROM mc_group_member WHERE contact_key = '$id'"), 'mailchimp', "D11: $direction: who unsubscribed before joins the group on coming into the CRM");
+	$crm->max("SELECT mc_opt_in('candidate', $id)");
+	$crm->ann("UPDATE crm.candidate SET first_name = 'Let in' WHERE id = $id");
+	$crm->run;
+	is($crm->rita("SELECT count(*) FROM mc_group_member WHERE contact_key = '$id'"), '0', 'once: who is let in again stays so');
+}
+
 done_testing;
