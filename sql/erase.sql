@@ -104,7 +104,7 @@ BEGIN
 END
 $$;
 
--- of the addresses that a contact has now: in the CRM, and where it is at Mailchimp by us
+-- of the addresses that a contact has now: in the CRM, where it is at Mailchimp by us, and where it came from
 CREATE FUNCTION mailchimp_sync.hashes_of_contact(_source_id integer, _contact_key text) RETURNS text[]
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -114,6 +114,10 @@ AS $$
 		UNION ALL
 		SELECT unnest(ARRAY[c.email_hash, c.member_hash, mailchimp_sync.email_hash(c.aside_email)]) FROM mailchimp_sync.contact c
 		WHERE c.source_id = _source_id AND c.contact_key = _contact_key
+		UNION ALL
+		SELECT m.email_hash FROM mailchimp_sync.audience a
+		JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.inbound_source_id = _source_id
+			AND m.inbound_key = _contact_key COLLATE "C"
 	) AS h(email_hash)
 	WHERE h.email_hash IS NOT NULL
 $$;

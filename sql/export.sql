@@ -29,7 +29,15 @@ DECLARE
 BEGIN
 	SELECT coalesce(array_agg(p.source_id), '{}') AS source_ids, coalesce(array_agg(p.contact_key), '{}') AS contact_keys,
 		_hash || array_agg(DISTINCT p.aside_hash) FILTER (WHERE p.aside_hash <> _hash) AS hashes
-	INTO _person FROM mailchimp_sync.contacts_behind(_hash) p;
+	INTO _person
+	FROM (SELECT x.source_id, x.contact_key, min(x.aside_hash) AS aside_hash
+		FROM (SELECT b.source_id, b.contact_key, b.aside_hash FROM mailchimp_sync.contacts_behind(_hash) b
+			UNION ALL
+			-- rows of the CRM that it came into
+			SELECT m.inbound_source_id, m.inbound_key, NULL FROM mailchimp_sync.audience a
+			JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = _hash
+			WHERE m.inbound_key IS NOT NULL) x
+		GROUP BY x.source_id, x.contact_key) p;
 	RETURN mailchimp_sync.export_person(jsonb_build_object('email', _address), _person.hashes, _person.source_ids,
 		_person.contact_keys);
 END
@@ -95,7 +103,7 @@ AS $$
 			'source', coalesce(s.source, (SELECT d.source FROM mailchimp_sync.dropped_source d
 				WHERE d.source_id = (_row ->> 'source_id')::integer LIMIT 1))) || jsonb_strip_nulls(_row))
 		- ARRAY['audience_id', 'source_id', 'list_id', 'desired_hash', 'sent_hash', 'refused_hash', 'queue', 'version', 'leave_after',
-			'batch_limit', 'sent_source_id', 'resolution', 'event_id', 'relation_id', 'opt_out_id', 'confirmation_id', 'hand_id',
+			'batch_limit', 'sent_source_id', 'inbound_source_id', 'inbound_hash', 'resolution', 'event_id', 'relation_id', 'opt_out_id', 'confirmation_id', 'hand_id',
 			'ordinal', 'sub_key']
 	FROM (SELECT) AS one
 	LEFT JOIN mailchimp_sync.audience a ON a.audience_id = (_row ->> 'audience_id')::integer

@@ -48,6 +48,7 @@ AS $$
 	('mailchimp_member', '@extschema@.mc_member',
 		'the members of the audiences'' lists as Mailchimp last showed them, with the contact (source, contact_key) behind each; '
 		'foreign_member: it was not brought there by the CRM'),
+	('mailchimp_list_member', '@extschema@.mc_list_member', 'who was in the lists of the audiences, with names, status and the contact'),
 	('mailchimp_campaign', '@extschema@.mc_campaign',
 		'campaigns: how they were set and what became of them; archive_url is the mail as it was sent; origin imported: made at Mailchimp'),
 	('mailchimp_campaign_target', '@extschema@.mc_campaign_target', 'the tags or the audience at which campaigns aimed'),
