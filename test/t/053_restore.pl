@@ -19,6 +19,8 @@ my $one = McPeople->new($node, $sim, db => 'one', key => $key);
 $one->ann(q{SELECT mc_add_source('person', 'crm.person', 'id', 'email', '{"FNAME": "first_name", "CITY": "city"}', tags => 'ARRAY[city]')});
 $one->sync;
 $one->wait_in_step;
+$one->ann(q{ALTER TABLE crm.person ADD mc_status text; SELECT mc_set_inbound('people', 'person', '{"status": "mc_status"}')});
+$one->wait_until("SELECT bool_and(mc_status = 'subscribed') FROM crm.person");
 $node->role('rita', level => 'reader', db => 'one');
 $one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_campaign('News', 'people'); SELECT mc_target_audience(1);
 	SELECT mc_remove_recipients(1, 'person', '{2}'); SELECT mc_set_signal('unsubscribed', false, 'crm')");
@@ -75,6 +77,7 @@ like($contents, qr/^mailchimp_sync\.contact\|3\|/m, 'there is something to compa
 like($contents, qr/^mailchimp_sync\.opt_out\|1\|/m, 'also of the opt-out group');
 like($contents, qr/^mailchimp_sync\.campaign\|2\|.*^mailchimp_sync\.import\|1\|/ms, 'and a campaign, and one that was imported');
 like($contents, qr/^mailchimp_sync\.tag\|1\|/m, 'and a tag');
+like($contents, qr/^mailchimp_sync\.inbound\|1\|/m, 'and what comes in');
 like($contents, qr/^counted\|1\|3\|0\|0\|0\|0\|1\|0$/m, 'and activities, which are counted, machines\' too');
 like($contents, qr/^mailchimp_sync\.signal\|1\|.*^mailchimp_sync\.signal_switch\|1\|/ms, 'N11: and signals, and who wants which');
 like($contents, qr/^mailchimp_sync\.recipient_exclusion\|1\|.*^mailchimp_sync\.target\|1\|/ms, 'and what the campaign aims at, and at whom not');
@@ -125,6 +128,8 @@ sub goes_on
 	$copy->ann("UPDATE crm.person SET first_name = '$how', city = '$how' WHERE id = 1; INSERT INTO crm.person VALUES ($new, 'New', 'Delft', 'p$new\@crm.test')");
 	$copy->wait_in_step;
 	like($copy->names, qr/^1=\Q$how\E 2=Copied .*$new=New$/, "$how: and works as usual");
+	$copy->wait_until("SELECT mc_status = 'subscribed' FROM crm.person WHERE id = $new");
+	pass("$how: in both directions");
 	is(join(' ', grep { /^(\Q$how\E|Utrecht)$/ } map { @{ $_->{tags} } } grep { $_->{email_address} eq 'p1@crm.test' } $copy->members),
 		$how, "$how: a tag that the original has put on is taken away");
 	is(scalar(grep { $_->{route} =~ /tag-search/ } $sim->journal(since => $since)), 0, "$how: by the segment that it knew");
