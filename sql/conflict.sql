@@ -155,15 +155,6 @@ BEGIN
 END
 $$;
 
-CREATE FUNCTION mailchimp_sync.agreed_address(_policy text, _comes_in text[], _email_hash text, _contact mailchimp_sync.contact)
-RETURNS text
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-	SELECT mailchimp_sync.agreed_address(_contact.audience_id, _policy, _comes_in, _email_hash, _contact.member_hash,
-		_contact.agreed_hash, _contact.crm_at)
-$$;
-
 -- by direction pull: under its address in the CRM, or where it was last, if it is not there
 CREATE FUNCTION mailchimp_sync.pulled_hash(_audience_id integer, _email_hash text, _member_hash text) RETURNS text
 LANGUAGE plpgsql STABLE

@@ -84,6 +84,20 @@ FROM (VALUES ('numbers', '1.50'::jsonb, '1.5'::jsonb), ('a number as text', '5',
 	('edited after it was cut', to_jsonb(repeat('x', 300)), to_jsonb(repeat('x', 254) || 'y')), ('not cut', to_jsonb(repeat('x', 255)), to_jsonb(repeat('x', 254))))
 	AS v(what, crm, shown)
 CROSS JOIN LATERAL mailchimp_sync.field_decisions('mailchimp_wins', '{F}', jsonb_build_object('F', crm), NULL, NULL, jsonb_build_object('F', shown), NULL, NULL);
+
+-- When the CRM changed a contact: the events of its table, whatever they store
+CREATE TABLE test_conflict.person (id integer PRIMARY KEY, name text, email text, "at" text, note text);
+SET client_min_messages = warning;
+SELECT mc_add_source('some', 'test_conflict.person', 'id', 'email', '{"FNAME": "name"}');
+SELECT mc_add_source('odd', 'test_conflict.person', 'coalesce(id, 0)', 'email', '{"FNAME": "\"at\"", "LNAME": "odd.note"}');
+SELECT mc_add_source('row', 'test_conflict.person', 'id', 'email', '{"FNAME": "(\"row\")::text"}');
+RESET client_min_messages;
+SELECT s.source, e.*
+FROM mailchimp_sync.source s
+CROSS JOIN LATERAL mailchimp_sync.evaluate(s.owner, mailchimp_sync.key_times_query(s.source_id), ARRAY[
+	'{"row": {"id": "1", "name": "x", "at": "y"}, "at": "2026-01-01T10:00:00+00:00"}', '{"row": {"id": "1"}, "at": "2026-01-01T12:00:00+00:00"}',
+	'{"row": {"id": "2"}, "at": "2026-01-01T11:00:00+00:00"}', '{"row": {"id": null}, "at": "2026-01-01T11:00:00+00:00"}']) e
+ORDER BY s.source, e.contact_key;
 SET client_min_messages = warning;
 DROP SCHEMA test_conflict CASCADE;
 DROP EXTENSION mailchimp_sync CASCADE;

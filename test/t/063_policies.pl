@@ -115,4 +115,22 @@ is(sides(4), 'p4new Here L4, p4moved There L4, p4moved There L4', 'both, Mailchi
 quiet('addresses');
 is(join(' ', map { scalar @{ $sim->get("/_sim/lists/$list{$_}/members")->{members} } } @policies), '8 8 8', 'nobody is there twice');
 
+# ... which changes there while ours is on its way: found by its id, not subscribed once more
+my $session = $node->session(as => 'max');
+for my $policy (@policies)
+{
+	$sim->hold(method => 'PATCH', path => '/members/', when => 'before');
+	$crm->ann("UPDATE crm.$policy SET email = 'p5new\@crm.test' WHERE id = 5");
+	McTest::begin($session, 'CALL mc_run();');
+	$sim->wait_held;
+	$crm->later(5);
+	$sim->post('/_sim/act', { list => $list{$policy}, email => 'p5@crm.test', action => 'change_email', new_email => 'p5moved@crm.test' });
+	$sim->release;
+	$session->query('');
+}
+pull();
+is(sides(5), 'p5new Here L5, p5moved There L5, p5moved Here L5', 'an address that changes at Mailchimp while ours is on its way');
+quiet('an address that is not found');
+is(join(' ', map { scalar @{ $sim->get("/_sim/lists/$list{$_}/members")->{members} } } @policies), '8 8 8', 'nor is anybody there twice then');
+
 done_testing;
