@@ -109,27 +109,6 @@ BEGIN
 END
 $$;
 
-/*
- * A request of ours found nobody under the address of a member: it has moved at Mailchimp, and its id tells where to, or was
- * deleted. False where it cannot be sought so, or has been.
- */
-CREATE FUNCTION mailchimp_sync.seek_by_id(_m mailchimp_sync.member) RETURNS boolean
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	IF (_m.read_fields IS NOT NULL AND _m.mailchimp_id <> '' AND _m.email_hash <> lower(_m.mailchimp_id)
-			AND _m.status <> 'forgotten') IS NOT TRUE THEN
-		RETURN false;
-	END IF;
-	UPDATE mailchimp_sync.member m SET email_hash = lower(_m.mailchimp_id), look_at = mailchimp_sync.clock()
-	WHERE m.audience_id = _m.audience_id AND m.email_hash = _m.email_hash;
-	UPDATE mailchimp_sync.contact c SET member_hash = lower(_m.mailchimp_id), aside_email = NULL
-	WHERE c.audience_id = _m.audience_id AND c.member_hash = _m.email_hash;
-	RETURN true;
-END
-$$;
-
 /* ---- all members ---- */
 
 -- of a walk's page: those that were shown, under whatever address, but not stored, are there nevertheless

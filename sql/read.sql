@@ -53,7 +53,13 @@ BEGIN
 			AND coalesce(o.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id), true)
 			AND coalesce(o.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id), true)
 		LIMIT _limit) AS c
-	WHERE x.audience_id = _audience_id;
+	WHERE x.audience_id = _audience_id
+	UNION ALL
+	(SELECT o.* FROM mailchimp_sync.contact o
+	WHERE o.audience_id = _audience_id AND o.action = 'rename' AND o.next_attempt_at = 'infinity'
+		AND o.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
+		AND o.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
+	LIMIT _limit);
 END
 $$;
 

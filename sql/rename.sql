@@ -18,6 +18,9 @@
  * finds nobody under member_hash looks there. Where it is to go elsewhere meanwhile, or to stay,
  * Mailchimp is asked first ("look"): else somebody who had unsubscribed would
  * be left behind under the one address and be subscribed under the other.
+ *
+ * With direction both the address may have changed at Mailchimp as well: who is to move waits for a read that began after
+ * that was decided, as those who leave do (read.sql), and whoever is not found then is asked for by Mailchimp's id.
  */
 CREATE INDEX contact_rename_due ON mailchimp_sync.contact (audience_id, next_attempt_at NULLS FIRST)
 	WHERE action = 'rename';
@@ -82,9 +85,6 @@ BEGIN
 			AND o.source_id = ANY (ARRAY(SELECT s.source_id FROM mailchimp_sync.source s WHERE mailchimp_sync.source_is_usable(s)))
 			AND o.member_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
 			AND o.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _audience_id)
-			-- nobody knows where it is (pull.sql)
-			AND NOT EXISTS (SELECT FROM mailchimp_sync.member m WHERE m.audience_id = _audience_id AND m.email_hash = o.member_hash
-				AND m.look_at IS NOT NULL)
 			AND CASE WHEN k.aside THEN mailchimp_sync.waits_for_itself(o) ELSE NOT mailchimp_sync.waits_for_another(o) END
 		ORDER BY o.next_attempt_at NULLS FIRST LIMIT 1) AS c
 	LIMIT 1;
@@ -114,7 +114,8 @@ DECLARE
 BEGIN
 	-- as far as that is done soon: many may be as they should again
 	FOR _look IN 1 .. 50 LOOP
-		SELECT (r.contact).*, r.aside, a.list_id INTO _ready
+		SELECT (r.contact).*, r.aside, a.list_id, a.direction = 'both'
+			AND (mailchimp_sync.is_read(a) AND (r.contact).changed_at < a.read_begun_at) IS NOT TRUE AS is_unread INTO _ready
 		FROM mailchimp_sync.sending_audiences(_connection) a
 		CROSS JOIN LATERAL mailchimp_sync.rename_ready(a.audience_id, mailchimp_sync.clock()) r LIMIT 1;
 		-- evaluated anew just before the request, with all who have or had its addresses
@@ -125,7 +126,10 @@ BEGIN
 			AND c.contact_key = _ready.contact_key AND c.action = 'rename'
 			AND (c.member_hash, c.email_hash) = (_ready.member_hash, _ready.email_hash)
 			AND mailchimp_sync.waits_for_another(c) = _ready.aside;
-		IF FOUND THEN
+		IF FOUND AND _ready.is_unread THEN
+			UPDATE mailchimp_sync.contact c SET next_attempt_at = 'infinity'
+			WHERE c.audience_id = _now.audience_id AND c.source_id = _now.source_id AND c.contact_key = _now.contact_key;
+		ELSIF FOUND THEN
 			_email := CASE WHEN _ready.aside THEN mailchimp_sync.aside_address(_now) ELSE _now.email END;
 			IF mailchimp_sync.email_hash(_now.aside_email) <> mailchimp_sync.email_hash(_email) THEN
 				RETURN NEXT mailchimp_sync.look_work(_connection, _ready.list_id, _now);
@@ -182,8 +186,7 @@ $$;
 
 /*
  * The member is where the request says, with that status. _found false: there is none under the
- * old address. Where we know Mailchimp's id of the member, it is sought by that: somebody may have moved it there. Else it may
- * be where aside_email says; else the contact is subscribed as a new one, but
+ * old address. It may be where aside_email says; else the contact is subscribed as a new one, but
  * for somebody who was not to be mailed, of whom the new address has to say the same (D10).
  * Where the answer is the first to show an unsubscription, that was said of the former address, too, which
  * Mailchimp does not have any more.
@@ -201,13 +204,15 @@ BEGIN
 	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
 	SELECT * INTO _former FROM mailchimp_sync.member m
 	WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1];
-	IF _found THEN
-		_hash := _f.email_hashes[2];
-	ELSIF mailchimp_sync.seek_by_id(_former) THEN
-		UPDATE mailchimp_sync.contact c SET attempts = 0, next_attempt_at = NULL
-		WHERE c.audience_id = _f.audience_id AND c.source_id = _f.source_ids[1] AND c.contact_key = _f.contact_keys[1];
+	IF NOT _found AND _f.phase = 'rename' AND mailchimp_sync.know_by_id(_former) THEN
+		UPDATE mailchimp_sync.contact c SET action = NULL, attempts = 0, next_attempt_at = NULL, aside_email = NULL,
+			member_hash = lower(_former.mailchimp_id)
+		WHERE c.audience_id = _f.audience_id AND c.member_hash = _former.email_hash;
 		PERFORM mailchimp_sync.rename_told(_f);
 		RETURN;
+	END IF;
+	IF _found THEN
+		_hash := _f.email_hashes[2];
 	ELSIF _f.phase <> 'rename'
 		OR _former.status IN ('unsubscribed', 'cleaned', 'archived') AND NOT _former.archived_by_us THEN
 		SELECT c.aside_email, mailchimp_sync.email_hash(c.aside_email) INTO _email, _hash FROM mailchimp_sync.contact c
@@ -259,6 +264,23 @@ BEGIN
 	WHERE x.work = 'rename' AND x.audience_id = _f.audience_id
 		AND x.source_id = _f.source_ids[1] AND x.contact_key = _f.contact_keys[1];
 	PERFORM mailchimp_sync.rename_told(_f);
+END
+$$;
+
+/*
+ * A member that is not found under its address is known by its id from now on (which Mailchimp takes in place of a hash), until it
+ * is found under another. False where that is not known, or was tried.
+ */
+CREATE FUNCTION mailchimp_sync.know_by_id(_member mailchimp_sync.member) RETURNS boolean
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	UPDATE mailchimp_sync.member m SET email_hash = lower(m.mailchimp_id), look_at = mailchimp_sync.clock()
+	FROM mailchimp_sync.audience a
+	WHERE m.audience_id = _member.audience_id AND m.email_hash = _member.email_hash AND m.mailchimp_id <> ''
+		AND m.email_hash <> lower(m.mailchimp_id) AND a.audience_id = m.audience_id AND a.direction = 'both';
+	RETURN FOUND;
 END
 $$;
 
