@@ -135,7 +135,7 @@ BEGIN
 			UNION
 			SELECT lower(split_part(k.from_email, '@', 2)) FROM mailchimp_sync.campaign k
 			WHERE k.connection = _connection AND k.from_email IS NOT NULL
-				AND k.status IN ('draft', 'preparing', 'prepared', 'scheduled', 'failed')
+				AND k.origin = 'local' AND k.status IN ('draft', 'preparing', 'prepared', 'scheduled', 'failed')
 		) f
 		LEFT JOIN mailchimp_sync.domain d ON d.connection = _connection AND d.domain = f.domain
 		CROSS JOIN LATERAL (SELECT mailchimp_sync.domain_advice(f.domain, d.verified, d.authenticated,

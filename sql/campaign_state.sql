@@ -174,7 +174,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 	SELECT _status IN ('draft', 'preparing', 'prepared', 'scheduled', 'failed')
 $$;
-CREATE INDEX campaign_unsent ON mailchimp_sync.campaign (campaign_id) WHERE mailchimp_sync.campaign_is_unsent(status);
+CREATE INDEX campaign_unsent ON mailchimp_sync.campaign (campaign_id) WHERE mailchimp_sync.campaign_is_unsent(status) AND origin = 'local';
 
 -- the campaign as it is, in whatever state
 CREATE FUNCTION mailchimp_sync.campaign_of(_campaign bigint) RETURNS mailchimp_sync.campaign

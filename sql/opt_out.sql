@@ -303,7 +303,8 @@ BEGIN
 			WHERE o.source_id = j.source_id AND o.contact_key = j.contact_key AND o.status = 'pending' OFFSET 0) r
 		UNION
 		SELECT r.campaign_id, r.source_id, r.contact_key
-		FROM (SELECT o.campaign_id FROM mailchimp_sync.campaign o WHERE mailchimp_sync.campaign_is_unsent(o.status) OFFSET 0) c
+		FROM (SELECT o.campaign_id FROM mailchimp_sync.campaign o
+			WHERE mailchimp_sync.campaign_is_unsent(o.status) AND o.origin = 'local' OFFSET 0) c
 		CROSS JOIN joined j
 		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.recipient o
 			WHERE o.campaign_id = c.campaign_id AND o.email_hash = j.email_hash AND o.status = 'pending' OFFSET 0) r) w;
