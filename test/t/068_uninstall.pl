@@ -30,7 +30,8 @@ for my $case ([ 'PostgreSQL 13.9 (Debian 13.9-1)', 'PostgreSQL 13.9 (Debian 13.9
 # Everything is used
 # -----------------------------------------------------------------------------------------------------------------
 
-my $crm = McCrm->start('main', candidates => 20, conf => "mailchimp_sync.databases = 'postgres'\n");
+my $crm = McCrm->start('main', candidates => 20, conf => "mailchimp_sync.databases = 'postgres'\n",
+	demo => { lists => [ { name => 'Customers' }, { name => 'Leads' } ] });
 my ($node, $sim, $list) = @$crm{qw(node sim list)};
 my $people = 'SELECT md5(string_agg(c::text, chr(10) ORDER BY id)) FROM crm.candidate c';
 
@@ -70,7 +71,8 @@ sub leftovers
 		SQL
 }
 
-# A partitioned table with row-level triggers that replication fires, a view with a watch, a trigger of the CRM's own.
+# A partitioned table with row-level triggers that replication fires, a view with a watch, a trigger of the CRM's own, and a
+# list whose members come into the CRM.
 $crm->ann(<<~'SQL');
 	CREATE TABLE crm.client (id bigint, region text, email text, PRIMARY KEY (id, region)) PARTITION BY LIST (region);
 	CREATE TABLE crm.client_north PARTITION OF crm.client FOR VALUES IN ('north');
@@ -85,16 +87,23 @@ $crm->ann(<<~'SQL');
 	SELECT mc_add_source('contact', 'crm.contact', 'id', 'email');
 	SELECT mc_watch('contact', 'crm.client', 'SELECT c.id FROM changed c');
 	SELECT mc_add_audience_source('people', 'client');
+	CREATE TABLE crm.lead (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, email text UNIQUE, first_name text, status text, lead_source text);
+	SELECT mc_add_source('lead', 'crm.lead', 'id', 'email');
+	SELECT mc_create_audience('leads', 'main', 'Leads', 'lead', direction => 'pull');
+	SELECT mc_set_inbound('leads', 'lead', '{"email": "email", "FNAME": "first_name", "status": "status"}', '{"lead_source": "MailChimp"}');
 	SQL
+$sim->post('/_sim/act', { list => $crm->{demo}{lists}[1]{id}, email => 'lea@crm.test', action => 'add', merge_fields => { FNAME => 'Lea' } });
+$crm->max("SELECT mc_sync_audience('leads')");
+$node->wait_until('SELECT EXISTS (SELECT FROM crm.lead)');
 $crm->max("SELECT mc_sync_audience('people')");
-$node->wait_until('SELECT in_sync = 22 FROM mc_audience_status');
+$node->wait_until("SELECT in_sync = 22 FROM mc_audience_status WHERE audience = 'people'");
 my $sent = $crm->max(q{SELECT mc_create_campaign('Sent', 'people', 'Newsletter', 'Max', 'max@example.org')});
 my $planned = $crm->max(q{SELECT mc_create_campaign('Planned', 'people', 'Newsletter', 'Max', 'max@example.org')});
 $crm->max("SELECT mc_add_recipients($sent, 'candidate', (SELECT array_agg(id) FROM generate_series(1, 20) id)),
 	mc_add_recipients($planned, 'candidate', '{1,2}'); SELECT mc_send_campaign($sent); SELECT mc_schedule_campaign($planned, date_trunc('hour', now()) + interval '2 days')");
 $node->wait_until("SELECT string_agg(status, ' ' ORDER BY status) = 'scheduled sent' FROM mc_campaign");
 $crm->max("SELECT mc_opt_out('candidate', 3, 'no more')");
-my $settled = 'AND opted_out = 1 AND pending = 0 AND NOT EXISTS (SELECT FROM mailchimp_sync.event) FROM mc_audience_status';
+my $settled = "AND opted_out = 1 AND pending = 0 AND NOT EXISTS (SELECT FROM mailchimp_sync.event) FROM mc_audience_status WHERE audience = 'people'";
 $node->wait_until("SELECT NOT EXISTS (SELECT FROM mailchimp_sync.opt_out WHERE carried_at IS NULL) AND in_sync = 21 $settled");
 
 # A session whose triggers are known to it, one with a write that is not committed, mc_run that looks on, a request under way.
@@ -164,6 +173,7 @@ sub writes
 is_clean('dropped');
 is($node->query($people), $rows, 'R98: and so are their rows');
 is($node->query("SELECT first_name FROM crm.candidate WHERE id IN (1, 2) ORDER BY id"), "Once\nOpen", 'with what was just written');
+is($node->query('SELECT email, first_name, status, lead_source FROM crm.lead'), 'lea@crm.test|Lea|subscribed|MailChimp', 'R98: who was imported stays');
 writes('dropped');
 is($node->query('SELECT id FROM crm.log ORDER BY at DESC, id LIMIT 1'), 1, 'their own triggers fire');
 is(scalar(grep { $_->{n} > $last } $sim->journal), 0, 'D18: nothing is asked of Mailchimp any more');
@@ -172,8 +182,8 @@ is(join(' ', map { my $status = $_; $status . ' ' . grep { $_->{status} eq $stat
 
 # What was handed over reads without us.
 my $kept = sub { return $node->query($_[0], as => 'ann') };
-is($kept->(q{SELECT string_agg(format('%s %s', split_part(relation, '_', 2), rows), ' ' ORDER BY relation) FROM archive.told
-	WHERE relation ~ '_(campaign|recipient|member|report)$'}), 'campaign 2 member 23 recipient 22 report 1', 'handed over: how much');
+is($kept->(q{SELECT string_agg(format('%s %s', substr(relation, 19), rows), ' ' ORDER BY relation) FROM archive.told
+	WHERE relation ~ '_(campaign|recipient|member|report)$'}), 'campaign 2 list_member 24 member 24 recipient 22 report 1', 'handed over: how much');
 is($kept->("SELECT string_agg(DISTINCT relation || ' ' || rows, ', ') FROM archive.told
 	WHERE rows <> (xpath('/row/n/text()', query_to_xml('SELECT count(*) AS n FROM ' || relation, false, true, '')))[1]::text::bigint"), '', 'it is all there');
 is($kept->('SELECT name, status, emails_sent FROM archive.mailchimp_campaign ORDER BY name'), "Planned|scheduled|\nSent|sent|20", 'campaigns');
