@@ -28,6 +28,7 @@ $one->mia("SELECT mc_opt_out('person', 3, 'by telephone'); SELECT mc_create_camp
 $sim->post('/_sim/act', { account => $demo->{account_id}, action => 'add_campaigns', campaigns => [ { title => 'Theirs', created => '2020-01-01T00:00:00+00:00' } ] });
 $one->mia("SELECT mc_pull_campaigns('main')");
 $one->wait_until("SELECT count(*) = 1 FROM mc_campaign WHERE origin = 'imported'");
+$one->ann("SELECT mc_register_webhook('people', '" . $sim->url . "/_sim/clock')");		# which answers
 $one->super("SELECT mailchimp_sync.signal_campaign('campaign_prepared', 1)");
 $one->wait_until("SELECT count(*) = 1 FROM mc_contact_state WHERE state = 'opted_out'");
 $one->super("INSERT INTO mailchimp_sync.activity (campaign_id, email_hash, type, occurred_at, sub_key, ordinal, recorded_at, machine)
@@ -76,8 +77,8 @@ $one->wait_in_step;
 like($contents, qr/^mailchimp_sync\.contact\|3\|/m, 'there is something to compare');
 like($contents, qr/^mailchimp_sync\.opt_out\|1\|/m, 'also of the opt-out group');
 like($contents, qr/^mailchimp_sync\.campaign\|2\|.*^mailchimp_sync\.import\|1\|/ms, 'and a campaign, and one that was imported');
-like($contents, qr/^mailchimp_sync\.tag\|1\|/m, 'and a tag');
 like($contents, qr/^mailchimp_sync\.inbound\|1\|/m, 'and what comes in');
+like($contents, qr/^mailchimp_sync\.tag\|1\|.*^mailchimp_sync\.webhook\|1\|/ms, 'and a tag, and a webhook with its secrets, which Mailchimp shows once');
 like($contents, qr/^counted\|1\|3\|0\|0\|0\|0\|1\|0$/m, 'and activities, which are counted, machines\' too');
 like($contents, qr/^mailchimp_sync\.signal\|1\|.*^mailchimp_sync\.signal_switch\|1\|/ms, 'N11: and signals, and who wants which');
 like($contents, qr/^mailchimp_sync\.recipient_exclusion\|1\|.*^mailchimp_sync\.target\|1\|/ms, 'and what the campaign aims at, and at whom not');
@@ -101,7 +102,8 @@ sub is_fenced
 	$copy->ann("UPDATE crm.person SET first_name = 'Copied' WHERE id = 2");
 	$copy->sync;
 	$copy->wait_until('SELECT NOT EXISTS (SELECT FROM mailchimp_sync.event)');
-	like($copy->{node}->error("SELECT mc_refresh('main')", db => $copy->{db}, as => 'mia'), qr/55000: nothing may be sent/, "$how: no call sends");
+	like($copy->{node}->error("SELECT $_", db => $copy->{db}, as => 'ann'), qr/55000: nothing may be sent/, "$how: no call sends: $_")
+		for "mc_refresh('main')", "mc_api('main', 'GET', '/ping')", "mc_register_webhook('people', 'https://copy.example.org/')";
 	$copy->mia('CALL mc_run()');
 	is(last_request(), $since, "$how: neither worker nor mc_run nor anybody sends anything");
 	is($copy->mia("SELECT value, ok FROM mc_status WHERE item = 'connection main'"), 'restored|f', "$how: mc_status says why nothing moves");

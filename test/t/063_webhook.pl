@@ -204,6 +204,15 @@ $node->wait_until("SELECT state = 'opted_out' FROM mc_contact_state WHERE contac
 note(sprintf 'from a change at Mailchimp to the CRM: %.2f s', Time::HiRes::time() - $begin);
 cmp_ok(Time::HiRes::time() - $begin, '<', 300, 'long before the next read is due');
 
+$crm->ann(q{SELECT mc_set_inbound('people', 'candidate', '{"FNAME": "first_name"}');
+	SELECT mc_alter_audience('people', '{"direction": "both", "conflict": "mailchimp_wins"}')});
+$node->wait_until('SELECT a.walked_at IS NOT NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight) FROM mailchimp_sync.audience a');
+$begin = Time::HiRes::time();
+$crm->act('c7', 'edit', merge_fields => { FNAME => 'Seconds' });
+$node->wait_until("SELECT first_name = 'Seconds' FROM crm.candidate WHERE id = 7", as => 'ann');
+note(sprintf 'from an edit at Mailchimp to the row of the CRM: %.2f s', Time::HiRes::time() - $begin);
+cmp_ok(Time::HiRes::time() - $begin, '<', 300, 'an edit, in both directions, is in the row of the CRM');
+
 # ---- and no more
 
 my $before = () = at_mailchimp();
