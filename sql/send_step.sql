@@ -43,7 +43,7 @@ BEGIN
 	ORDER BY r.at, r.campaign_id LIMIT 1
 	FOR NO KEY UPDATE OF c SKIP LOCKED;
 	IF NOT FOUND THEN
-		RETURN 0;
+		RETURN mailchimp_sync.webhook_poll();
 	END IF;
 	SELECT * INTO STRICT _c FROM mailchimp_sync.campaign c WHERE c.campaign_id = _ready.campaign_id;
 	_c.step := _ready.step;
@@ -57,7 +57,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
-	RETURN (SELECT min(r.at) FROM mailchimp_sync.campaign_ready(NULL, true) r);
+	RETURN least((SELECT min(r.at) FROM mailchimp_sync.campaign_ready(NULL, true) r), mailchimp_sync.webhook_poll_due());
 END
 $$;
 

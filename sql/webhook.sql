@@ -163,32 +163,31 @@ END
 $$;
 
 /*
- * A step of the engine: campaigns that Mailchimp has sent or canceled are looked at now, each once a minute at most. A campaign
- * that somebody holds is left for the next time.
+ * Campaigns that Mailchimp has sent or canceled are looked at now, each once a minute at most; part of a step of the engine
+ * (campaign_step). One that somebody holds is left for later: nobody's transaction keeps the engine, or mc_run.
  */
 CREATE FUNCTION mailchimp_sync.webhook_poll() RETURNS bigint
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-	_ids	bigint[];
+	_now	timestamptz := mailchimp_sync.clock();
+	_ids	bigint[] := ARRAY(SELECT h.campaign_id FROM mailchimp_sync.webhook_hint h
+		WHERE h.campaign_id IS NOT NULL AND h.at <= _now);
 	_free	bigint[];
 BEGIN
-	_ids := ARRAY(SELECT h.campaign_id FROM mailchimp_sync.webhook_hint h WHERE h.campaign_id IS NOT NULL);
 	IF _ids = '{}' THEN
 		RETURN 0;
 	END IF;
 	_free := ARRAY(SELECT c.campaign_id FROM mailchimp_sync.campaign c WHERE c.campaign_id = ANY (_ids)
 		FOR NO KEY UPDATE SKIP LOCKED);
-	IF _free = '{}' THEN
-		RAISE lock_not_available USING MESSAGE = 'somebody holds the campaigns that a webhook is about';
-	END IF;
 	DELETE FROM mailchimp_sync.webhook_hint h WHERE h.campaign_id = ANY (_free);
+	UPDATE mailchimp_sync.webhook_hint h SET at = _now + interval '10 seconds' WHERE h.campaign_id = ANY (_ids);
 	UPDATE mailchimp_sync.campaign c
-	SET next_poll_at = least(c.next_poll_at, greatest(mailchimp_sync.clock(), c.last_polled_at + interval '1 minute'))
+	SET next_poll_at = least(c.next_poll_at, greatest(_now, c.last_polled_at + interval '1 minute'))
 	WHERE c.campaign_id = ANY (_free) AND c.status IN ('prepared', 'scheduled', 'failed', 'sent');
 	-- one on its way is looked at until it is sent
-	UPDATE mailchimp_sync.campaign c SET next_attempt_at = least(c.next_attempt_at, mailchimp_sync.clock())
+	UPDATE mailchimp_sync.campaign c SET next_attempt_at = least(c.next_attempt_at, _now)
 	WHERE c.campaign_id = ANY (_free) AND c.status = 'sending' AND c.step = 'sent';
 	RETURN cardinality(_free);
 END

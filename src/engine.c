@@ -59,9 +59,9 @@ static const McKind *const kinds[] = {
  * Steps in the database alone: STEP() does a bit and returns how much, STEP_due()
  * says when there is more. Each has an error boundary and rests after an error.
  */
-static const char *const steps[] = {"end_ghosts",  "retry",		  "fold",	"compare",
-									"inbound",	   "guard",		  "reread", "campaign_step",
-									"erase_clean", "webhook_poll"};
+static const char *const steps[] = {"end_ghosts", "retry",		   "fold",
+									"compare",	  "inbound",	   "guard",
+									"reread",	  "campaign_step", "erase_clean"};
 
 /* A kind that could not prepare its work for a connection, which will hardly be better at once */
 typedef struct Rest

@@ -145,7 +145,14 @@ $crm->later(120);
 $sim->post('/_sim/act', { campaign => $id, action => 'send' });
 $sim->get('/_sim/campaigns');
 delivered(36);
+my $holds = $node->session;
+$holds->query("BEGIN; SELECT FROM mailchimp_sync.campaign WHERE campaign_id = $campaign FOR UPDATE");
 $crm->run;
+is(hints(), 1, 'a campaign that somebody holds is left for later');
+$holds->quit;
+$crm->later(11);
+$crm->run;
+is(hints(), 0, 'that is now');
 is($crm->rita("SELECT status FROM mc_campaign WHERE campaign_id = $campaign"), 'sent', 'somebody sent it there, and it is known at once');
 
 # ---- as PostgREST calls it
