@@ -141,6 +141,15 @@ none(<<~'SQL', 'webhook: may execute exactly what the reference says, and sees n
 	UNION ALL SELECT name FROM public_view WHERE has_table_privilege('a_webhook', oid, 'SELECT, INSERT, UPDATE, DELETE')
 	SQL
 
+# The table in docs/security.md is what the script prints of the catalog.
+my ($written) = slurp_file("$McTest::root/docs/security.md") =~ /^<!-- levels -->\n(.*?)^<!-- end of levels -->$/ms;
+my $printed = do
+{
+	local @ENV{qw(PGHOST PGPORT PGDATABASE)} = ($node->host, $node->port, 'postgres');
+	`$McTest::root/scripts/levels`;
+};
+is($written, $printed, 'D19: docs/security.md has the levels as scripts/levels prints them');
+
 # -----------------------------------------------------------------------------------------------------------------
 # What nobody was given
 # -----------------------------------------------------------------------------------------------------------------
