@@ -11,14 +11,17 @@
  * blanks around it, an address without its empty parts.
  */
 CREATE FUNCTION mailchimp_sync.field_value(_value jsonb) RETURNS text
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE	-- keeps its plan, which SQL does not
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE jsonb_typeof(_value)
-		WHEN 'number' THEN trim_scale((_value #>> '{}')::numeric)::text
-		WHEN 'object' THEN (SELECT jsonb_object_agg(p.key, btrim(p.value))::text FROM jsonb_each_text(_value) AS p
-			WHERE btrim(p.value) <> '')
-		ELSE nullif(btrim(_value #>> '{}'), '') END
+BEGIN
+	IF jsonb_typeof(_value) = 'number' THEN
+		RETURN trim_scale((_value #>> '{}')::numeric)::text;
+	ELSIF jsonb_typeof(_value) = 'object' THEN
+		RETURN (SELECT jsonb_object_agg(p.key, btrim(p.value))::text FROM jsonb_each_text(_value) AS p WHERE btrim(p.value) <> '');
+	END IF;
+	RETURN nullif(btrim(_value #>> '{}'), '');
+END
 $$;
 
 /*
@@ -48,9 +51,12 @@ $$;
 CREATE FUNCTION mailchimp_sync.field_decisions(_policy text, _inbound text[], _payload jsonb, _sent jsonb,
 	_shown jsonb, _read jsonb, _crm_at timestamptz, _mailchimp_at timestamptz, OUT field text, OUT decision text)
 RETURNS SETOF record
-LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 10
+LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE ROWS 10
 SET search_path = pg_catalog, pg_temp
 AS $$
+#variable_conflict use_column
+BEGIN
+	RETURN QUERY
 	SELECT k.field, CASE
 		WHEN v.crm IS NOT DISTINCT FROM v.mailchimp OR mailchimp_sync.is_cut_off(v.mailchimp, v.crm) THEN 'in_sync'
 		WHEN NOT c.crm AND NOT c.mailchimp THEN 'in_sync'
@@ -67,7 +73,8 @@ AS $$
 		mailchimp_sync.field_value(coalesce(_shown, _sent) -> k.field) AS shown) AS v
 	CROSS JOIN LATERAL (SELECT
 		CASE WHEN k.has_base THEN v.crm IS DISTINCT FROM v.sent ELSE v.crm IS NOT NULL END AS crm,
-		CASE WHEN k.has_base THEN v.mailchimp IS DISTINCT FROM v.shown ELSE v.mailchimp IS NOT NULL END AS mailchimp) AS c
+		CASE WHEN k.has_base THEN v.mailchimp IS DISTINCT FROM v.shown ELSE v.mailchimp IS NOT NULL END AS mailchimp) AS c;
+END
 $$;
 
 /* ---- of a contact ---- */
@@ -121,7 +128,8 @@ BEGIN
 			CASE WHEN NOT m.ours THEN '{}'::jsonb END)
 	INTO _weighed
 	FROM mailchimp_sync.member m
-	CROSS JOIN LATERAL (SELECT mailchimp_sync.with_emptied(_payload, _source_id, m) -> 'merge_fields' AS fields) AS p
+	CROSS JOIN LATERAL (SELECT mailchimp_sync.with_emptied(_payload, _source_id, m) -> 'merge_fields' AS fields
+		OFFSET 0) AS p	-- once, not for each field
 	LEFT JOIN LATERAL mailchimp_sync.field_decisions(_policy, _comes_in, p.fields, m.sent_fields, m.shown_fields, m.read_fields,
 		_crm_at, m.last_changed) AS d ON true
 	CROSS JOIN LATERAL (SELECT coalesce(p.fields ? d.field AND _open ? d.field, false) AS is_open) AS o

@@ -167,17 +167,21 @@ $$;
  */
 CREATE FUNCTION mailchimp_sync.with_emptied(_payload jsonb, _source_id integer, _member mailchimp_sync.member)
 RETURNS jsonb
-LANGUAGE sql STABLE
+LANGUAGE plpgsql STABLE		-- keeps its plan, which SQL does not
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT CASE WHEN _member.sent_source_id <> _source_id THEN jsonb_set(_payload, '{merge_fields}', (
-			SELECT coalesce(jsonb_object_agg(f.key, ''), '{}')
-			FROM jsonb_each(_member.sent_fields) f
-			JOIN mailchimp_sync.audience a ON a.audience_id = _member.audience_id
-			-- the list may have lost it since
-			JOIN mailchimp_sync.merge_field k ON k.connection = a.connection AND k.list_id = a.list_id AND k.tag = f.key
-			WHERE f.value <> '""') || (_payload -> 'merge_fields'))
-		ELSE _payload END
+BEGIN
+	IF coalesce(_member.sent_source_id = _source_id, true) THEN
+		RETURN _payload;
+	END IF;
+	RETURN jsonb_set(_payload, '{merge_fields}', (
+		SELECT coalesce(jsonb_object_agg(f.key, ''), '{}')
+		FROM jsonb_each(_member.sent_fields) f
+		JOIN mailchimp_sync.audience a ON a.audience_id = _member.audience_id
+		-- the list may have lost it since
+		JOIN mailchimp_sync.merge_field k ON k.connection = a.connection AND k.list_id = a.list_id AND k.tag = f.key
+		WHERE f.value <> '""') || (_payload -> 'merge_fields'));
+END
 $$;
 
 /* ---- addresses ---- */

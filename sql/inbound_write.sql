@@ -122,12 +122,14 @@ BEGIN
 	WITH brought AS MATERIALIZED (
 		SELECT u.*, u.contact_key IS NOT NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c
 			WHERE c.audience_id = _audience.audience_id AND c.source_id = u.source_id AND c.contact_key = u.contact_key COLLATE "C")
-			AS is_stranger
+			AS is_stranger, NOT coalesce(m.sent_fields @> u.sent AND m.shown_fields @> u.shown, u.sent IS NULL) AS is_news
 		FROM unnest(_members) u
+		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.member o
+			WHERE o.audience_id = _audience.audience_id AND o.email_hash = u.email_hash COLLATE "C" OFFSET 0) AS m
 	), stored AS (
 		UPDATE mailchimp_sync.member m SET inbound_at = NULL,
-			sent_fields = CASE WHEN b.sent IS NULL THEN m.sent_fields ELSE coalesce(m.sent_fields, '{}') || b.sent END,
-			shown_fields = CASE WHEN b.shown IS NULL THEN m.shown_fields ELSE coalesce(m.shown_fields, '{}') || b.shown END,
+			sent_fields = CASE WHEN b.is_news THEN coalesce(m.sent_fields, '{}') || b.sent ELSE m.sent_fields END,
+			shown_fields = CASE WHEN b.is_news THEN coalesce(m.shown_fields, '{}') || b.shown ELSE m.shown_fields END,
 			inbound_hash = CASE WHEN _audience.direction = 'push' THEN m.inbound_hash ELSE m.email_hash END,
 			inbound_source_id = CASE WHEN b.is_stranger THEN b.source_id ELSE m.inbound_source_id END,
 			inbound_key = CASE WHEN b.is_stranger THEN b.contact_key ELSE m.inbound_key END
@@ -142,7 +144,7 @@ BEGIN
 	-- a contact may be in sync by that, though nothing was written
 	INSERT INTO mailchimp_sync.event (source_id, contact_key)
 	SELECT b.source_id, b.contact_key FROM brought b
-	WHERE _audience.direction = 'both' AND b.sent IS NOT NULL AND b.contact_key IS NOT NULL;
+	WHERE _audience.direction = 'both' AND b.is_news AND b.contact_key IS NOT NULL;
 END
 $$;
 
