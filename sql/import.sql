@@ -130,6 +130,7 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_sent_now	bigint[];
+	_mended		bigint[];
 BEGIN
 	WITH shown AS MATERIALIZED (
 		SELECT c.campaign_id, c.status AS old_status, c.next_poll_at AS old_poll_at, l.*, CASE WHEN _started_at > c.went_at OR c.went_at IS NULL
@@ -162,8 +163,11 @@ BEGIN
 				w.archive_url, w.emails_sent, w.count_last, w.scheduled_for, w.sent_at, NULL)
 	)
 	SELECT array_agg(s.campaign_id) FILTER (WHERE s.new_status <> 'sent' OR s.old_status <> 'sent' OR s.old_poll_at IS NULL),
-		array_agg(s.campaign_id) FILTER (WHERE s.new_status = 'sent' AND s.old_status IN ('prepared', 'scheduled', 'sending'))
-	INTO campaign_ids, _sent_now FROM shown s;
+		array_agg(s.campaign_id) FILTER (WHERE s.new_status = 'sent' AND s.old_status IN ('prepared', 'scheduled', 'sending')),
+		array_agg(s.campaign_id) FILTER (WHERE s.new_status <> 'failed' AND s.old_status = 'failed')
+	INTO campaign_ids, _sent_now, _mended FROM shown s;
+	-- what somebody wanted of it came to nothing, and it can be asked again
+	DELETE FROM mailchimp_sync.failure f WHERE f.work = 'campaign' AND f.campaign_id = ANY (_mended);
 	PERFORM mailchimp_sync.signal_campaign('campaign_sent', i.campaign_id) FROM unnest(_sent_now) AS i(campaign_id);
 END
 $$;

@@ -257,6 +257,18 @@ $sim->release;
 $engine->query('SELECT 1');
 is(of('New', 'status, next_poll_at'), 'deleted|', 'an old page does not bring back what was deleted since');
 
+# Mailchimp does not want to delete it.
+made({ title => 'Kept', list => $list });
+pull();
+my $kept = id('Kept');
+$sim->fault(method => 'DELETE', path => "^/campaigns/$there{Kept}", fault => { type => 'status', status => 405, json => JSON::PP::true });
+$crm->max("SELECT mc_delete_campaign($kept)");
+$crm->run;
+is($crm->rita("SELECT c.status, f.work, f.title FROM mc_campaign c LEFT JOIN mc_failure f USING (campaign_id) WHERE c.campaign_id = $kept"),
+	'failed|campaign|Method Not Allowed', 'what Mailchimp refuses fails with its words');
+pull();
+is($crm->rita("SELECT c.status, f.work FROM mc_campaign c LEFT JOIN mc_failure f USING (campaign_id) WHERE c.campaign_id = $kept"), 'prepared|', 'and it is what it was');
+
 # On the way to be deleted, it is sent by people.
 made({ title => 'Late', list => $list });
 pull();
