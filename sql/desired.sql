@@ -220,12 +220,14 @@ WITH audience AS MATERIALIZED (
 	-- once for each address: very many contacts may have the same one
 	LEFT JOIN LATERAL (SELECT s2.source, c2.contact_key,
 			mailchimp_sync.precedence(x2.position, s2.key_type, c2.contact_key) AS precedence
-		FROM mailchimp_sync.contact c2
-		JOIN mailchimp_sync.audience_source x2 USING (audience_id, source_id)
-		JOIN mailchimp_sync.source s2 USING (source_id)
-		WHERE w.claims AND w.page_rank = 1 AND c2.audience_id = _audience_id AND c2.email_hash = w.own_hash
-			AND c2.desired_hash IS NOT NULL
-			AND NOT (c2.source_id = _source_id AND c2.contact_key IN (SELECT i.contact_key FROM input i))
+		FROM (SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
+			WHERE w.claims AND w.page_rank = 1 AND o.audience_id = _audience_id AND o.email_hash = w.own_hash
+				AND o.desired_hash IS NOT NULL
+				AND NOT (o.source_id = _source_id AND o.contact_key IN (SELECT i.contact_key FROM input i))
+			-- by the address before anything else: where few are thought to be there, the order of the primary key tempts
+			OFFSET 0) AS c2
+		JOIN mailchimp_sync.audience_source x2 ON x2.audience_id = _audience_id AND x2.source_id = c2.source_id
+		JOIN mailchimp_sync.source s2 ON s2.source_id = c2.source_id
 		ORDER BY 3 LIMIT 1) AS f ON true
 	LEFT JOIN LATERAL (SELECT o.status, o.archived_by_us, o.sent_tags FROM mailchimp_sync.member o
 		WHERE o.audience_id = _audience_id AND o.email_hash = w.here_hash LIMIT 1) AS m ON true
