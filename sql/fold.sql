@@ -330,7 +330,6 @@ BEGIN
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out o
 			WHERE o.source_id = _source_id AND o.contact_key = v.contact_key COLLATE "C");
 
-	PERFORM mailchimp_sync.join_who_left(_source_id, _audience_ids, _values);
 	PERFORM mailchimp_sync.settle(a.audience_id, _source_id, _keys, _values)
 	FROM unnest(_audience_ids) AS a(audience_id);
 	PERFORM mailchimp_sync.newcomers_opt_out(_source_id, _keys, _blocked);

@@ -168,32 +168,6 @@ BEGIN
 END
 $$;
 
-/*
- * Who unsubscribed there before the CRM had them (D11): where only known members are read, a push finds that out, but these
- * are read before, and are never pushed. Once, when the contact comes or takes the address: whoever is let in again
- * (mc_opt_in) stays so.
- */
-CREATE FUNCTION mailchimp_sync.join_who_left(_source_id integer, _audience_ids integer[], _values mailchimp_sync.evaluated[])
-RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-	PERFORM mailchimp_sync.opt_out_add(_source_id, v.contact_key, v.value ->> 'email', 'mailchimp', m.unsubscribe_reason, 'Mailchimp')
-	FROM mailchimp_sync.audience a
-	CROSS JOIN unnest(_values) v
-	CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.member o
-		WHERE o.audience_id = a.audience_id AND o.email_hash = mailchimp_sync.email_hash(v.value ->> 'email') OFFSET 0) m
-	WHERE a.audience_id = ANY (_audience_ids) AND a.direction <> 'push' AND a.on_unsubscribe = 'opt_out'
-		AND m.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m)
-		AND ((v.value -> 'rules' ->> a.audience_id::text)::boolean OR EXISTS (SELECT FROM mailchimp_sync.hand h
-			WHERE h.audience_id = a.audience_id AND h.source_id = _source_id AND h.contact_key = v.contact_key COLLATE "C" AND h.inside))
-		AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c WHERE c.audience_id = a.audience_id AND c.source_id = _source_id
-			AND c.contact_key = v.contact_key COLLATE "C" AND c.email_hash = m.email_hash)
-		AND NOT mailchimp_sync.is_opted_out(_source_id, v.contact_key, NULL);
-END
-$$;
-
 /* ---- what the CRM hears of ---- */
 
 /*
