@@ -72,11 +72,11 @@ $sim->post('/_sim/deliveries/repeat', { n => 1 }) for 1 .. 20;
 delivered(33);
 is(hints(), 1, 'one hint again');
 my ($last) = sort { $b->{ended} <=> $a->{ended} } grep { $_->{route} eq 'GET /lists/{list_id}/members' } $sim->journal;
-$crm->run;
-my ($next, @more) = grep { $_->{route} eq 'GET /lists/{list_id}/members' } $crm->journal;
-is(scalar(@more), 1, 'and one read');
-cmp_ok($next->{started} - $last->{ended}, '>=', 4990, 'no sooner than five seconds after the one before');
-$crm->later(6);
+my @next;
+McTest::poll('a read', sub { $crm->run; push @next, grep { $_->{route} eq 'GET /lists/{list_id}/members' } $crm->journal; return scalar @next });
+is(scalar(@next), 2, 'and one read');
+cmp_ok($next[0]{started} - $last->{ended}, '>=', 4990, 'no sooner than five seconds after the one before');
+$crm->later(60);
 
 # ---- forged, old, too large: refused, and nothing stored
 
@@ -109,13 +109,13 @@ my ($late) = grep { $_->{state} eq 'waiting' && @{ $_->{attempts} } == 1 } @{ Mc
 is($late->{attempts}[0]{status}, 403, 'signed more than five minutes before');
 is(hints(), 0, 'nothing is stored');
 $node->clock_ahead($crm->{later});
-$crm->later(10);
+$crm->later(60);
 delivered(34);
 is(run_reads(), 2, 'Mailchimp tells it again');
 is($crm->state(8), 'opted_out|is in the opt-out group', 'and it is known');
 
 # whoever has both secrets causes a read, and no more
-$crm->later(10);
+$crm->later(60);
 $node->query(qq{SELECT mc_receive_webhook(b, format('t=%s,v1=%s', t, encode(sha256(k.o || sha256(k.i || convert_to(t || '.' || b, 'UTF8'))), 'hex')), '$secret')
 	FROM (SELECT '$body' AS b, extract(epoch FROM now())::bigint + $crm->{later} AS t,
 		(SELECT string_agg(set_byte('\\x00', 0, get_byte(s, i) # 92), '' ORDER BY i) FROM generate_series(0, 63) i) AS o,
@@ -126,7 +126,7 @@ is($crm->state(7), 'in_sync|', 'N2: nobody is unsubscribed by what it says');
 
 # ---- paused, it is remembered
 
-$crm->later(10);
+$crm->later(60);
 $crm->ann("SELECT mc_pause('main', 'people')");
 $crm->act('c9', 'unsubscribe');
 delivered(35);
@@ -150,7 +150,7 @@ $holds->query("BEGIN; SELECT FROM mailchimp_sync.campaign WHERE campaign_id = $c
 $crm->run;
 is(hints(), 1, 'a campaign that somebody holds is left for later');
 $holds->quit;
-$crm->later(11);
+$crm->later(60);
 $crm->run;
 is(hints(), 0, 'that is now');
 is($crm->rita("SELECT status FROM mc_campaign WHERE campaign_id = $campaign"), 'sent', 'somebody sent it there, and it is known at once');
@@ -164,7 +164,7 @@ delivered(37);
 is("$request->{method} $request->{path}", 'POST /rpc/mc_webhook', 'nginx asks for the function, without the query');
 is($request->{headers}{'content-type'}, 'text/plain', 'with what a function of one text takes');
 is($request->{headers}{'x-webhook-secret'}, $other->{url} =~ s/.*secret=//r, 'and the secret in a header');
-$crm->later(10);
+$crm->later(60);
 my %headers = map { $_ => $request->{headers}{$_} } keys %{ $request->{headers} };
 my $json = JSON::PP->new->canonical->encode(\%headers);
 $node->query("BEGIN; SELECT set_config('request.headers', \$q\$$json\$q\$, true); SELECT mc_webhook(\$q\$$request->{body}\$q\$); COMMIT", as => 'hook');
@@ -174,7 +174,7 @@ is($crm->state(10), 'opted_out|is in the opt-out group', 'and it is known');
 # ---- registering again replaces
 
 is(scalar(at_mailchimp()), 1, 'the webhook before is gone at Mailchimp');
-$crm->later(10);
+$crm->later(60);
 is(post("?secret=$secret", $body, 'X-Mailchimp-Signature' => 't=1,v1=' . '0' x 64), 403, 'and its secret with it');
 register('people', $url);
 my ($third) = at_mailchimp();
