@@ -93,7 +93,10 @@ for my $copy (qw(started running verified))
 	$node->query("UPDATE crm.candidate SET active = true, first_name = 'Back' WHERE id = $back", @in);
 	$node->query('SELECT mc_resume()', @in);
 	$crm->later(140);
+	my $moved = time;
 	McTest::poll("$copy to be done", sub {
+		# something may have gone wrong under load, and rest
+		$crm->later(140), $moved = time if time > $moved + 10;
 		$node->query("SELECT mc_approve('people')", @in) if $node->query('SELECT state FROM mc_audience', @in) eq 'guard_stopped';
 		# who is outside may be still to leave, once the copy has read whom the one before brought back
 		$many->count('archived', "id <= 510 AND id <> $back") == 509 && $node->query("SELECT count(*) FILTER (WHERE state = 'in_sync') = 11 AND count(*) FILTER (WHERE state = 'outside' AND action IS NULL) = 509
