@@ -115,26 +115,35 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
 	_weighed	mailchimp_sync.weighed_fields;
+	_member		mailchimp_sync.member;
+	_fields		jsonb;
 BEGIN
-	SELECT coalesce(jsonb_object_agg(d.field, p.fields -> d.field)
+	SELECT * INTO _member FROM mailchimp_sync.member m WHERE m.audience_id = _audience_id AND m.email_hash = _email_hash;
+	IF NOT FOUND THEN
+		RETURN NULL;
+	END IF;
+	_fields := CASE WHEN _member.sent_source_id <> _source_id THEN mailchimp_sync.with_emptied(_payload, _source_id, _member)
+		ELSE _payload END -> 'merge_fields';
+	-- mostly nothing has changed
+	IF _open IS NULL AND NOT EXISTS (SELECT FROM jsonb_each(_fields) f
+			WHERE _member.sent_fields -> f.key IS DISTINCT FROM f.value
+				OR _member.read_fields -> f.key IS DISTINCT FROM _member.shown_fields -> f.key) THEN
+		RETURN ROW('{}', CASE WHEN NOT _member.ours THEN '{}'::jsonb END)::mailchimp_sync.weighed_fields;
+	END IF;
+	SELECT coalesce(jsonb_object_agg(d.field, _fields -> d.field)
 			FILTER (WHERE d.decision = 'to_mailchimp' OR d.decision = 'in_sync' AND o.is_open), '{}'),
-		coalesce(jsonb_object_agg(d.field, p.fields -> d.field)
-			FILTER (WHERE d.decision = 'in_sync' AND p.fields ? d.field AND NOT o.is_open
-				AND (NOT coalesce(m.sent_fields ? d.field, false)
-					OR mailchimp_sync.field_value(m.sent_fields -> d.field) IS DISTINCT FROM mailchimp_sync.field_value(p.fields -> d.field)
-					OR mailchimp_sync.field_value(m.read_fields -> d.field)
-						IS DISTINCT FROM mailchimp_sync.field_value(coalesce(m.shown_fields, m.sent_fields) -> d.field)
-						AND m.read_fields IS NOT NULL)),
-			CASE WHEN NOT m.ours THEN '{}'::jsonb END)
+		coalesce(jsonb_object_agg(d.field, _fields -> d.field)
+			FILTER (WHERE d.decision = 'in_sync' AND _fields ? d.field AND NOT o.is_open
+				AND (NOT coalesce(_member.sent_fields ? d.field, false)
+					OR mailchimp_sync.field_value(_member.sent_fields -> d.field) IS DISTINCT FROM mailchimp_sync.field_value(_fields -> d.field)
+					OR mailchimp_sync.field_value(_member.read_fields -> d.field)
+						IS DISTINCT FROM mailchimp_sync.field_value(coalesce(_member.shown_fields, _member.sent_fields) -> d.field)
+						AND _member.read_fields IS NOT NULL)),
+			CASE WHEN NOT _member.ours THEN '{}'::jsonb END)
 	INTO _weighed
-	FROM mailchimp_sync.member m
-	CROSS JOIN LATERAL (SELECT mailchimp_sync.with_emptied(_payload, _source_id, m) -> 'merge_fields' AS fields
-		OFFSET 0) AS p	-- once, not for each field
-	LEFT JOIN LATERAL mailchimp_sync.field_decisions(_policy, _comes_in, p.fields, m.sent_fields, m.shown_fields, m.read_fields,
-		_crm_at, m.last_changed) AS d ON true
-	CROSS JOIN LATERAL (SELECT coalesce(p.fields ? d.field AND _open ? d.field, false) AS is_open) AS o
-	WHERE m.audience_id = _audience_id AND m.email_hash = _email_hash
-	GROUP BY m.ours;
+	FROM mailchimp_sync.field_decisions(_policy, _comes_in, _fields, _member.sent_fields, _member.shown_fields,
+		_member.read_fields, _crm_at, _member.last_changed) AS d
+	CROSS JOIN LATERAL (SELECT coalesce(_fields ? d.field AND _open ? d.field, false) AS is_open) AS o;
 	RETURN _weighed;
 END
 $$;
