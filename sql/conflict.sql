@@ -260,16 +260,24 @@ CREATE FUNCTION mailchimp_sync.pushes_landed(_audience_id integer, _hashes text[
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
+DECLARE
+	_found	text[];
+	_fields	jsonb;
 BEGIN
-	UPDATE mailchimp_sync.member m SET sent_fields = coalesce(m.sent_fields, '{}') || l.fields,
-		shown_fields = coalesce(m.shown_fields, '{}') || mailchimp_sync.fields_of(m.read_fields, l.fields)
-	FROM mailchimp_sync.member r
-	JOIN mailchimp_sync.contact c ON c.audience_id = r.audience_id AND c.member_hash = r.email_hash AND c.open_fields IS NOT NULL
-	CROSS JOIN LATERAL (SELECT jsonb_object_agg(f.key, f.value) AS fields FROM jsonb_each(c.open_fields) f
-		CROSS JOIN LATERAL (SELECT mailchimp_sync.field_value(f.value) AS sent, mailchimp_sync.field_value(r.read_fields -> f.key) AS shown) v
-		WHERE v.sent IS NOT DISTINCT FROM v.shown OR mailchimp_sync.is_cut_off(v.shown, v.sent)) AS l
-	WHERE r.audience_id = _audience_id AND r.email_hash = ANY (_hashes) AND r.read_fields IS NOT NULL AND l.fields IS NOT NULL
-		AND m.audience_id = r.audience_id AND m.email_hash = r.email_hash;
+	SELECT array_agg(l.email_hash), jsonb_object_agg(l.email_hash, l.fields) INTO _found, _fields FROM (
+		SELECT h.email_hash, (SELECT jsonb_object_agg(f.key, f.value) FROM jsonb_each(c.open_fields) f
+			CROSS JOIN LATERAL (SELECT mailchimp_sync.field_value(f.value) AS sent, mailchimp_sync.field_value(r.read_fields -> f.key) AS shown) v
+			WHERE v.sent IS NOT DISTINCT FROM v.shown OR mailchimp_sync.is_cut_off(v.shown, v.sent)) AS fields
+		FROM unnest(_hashes) AS h(email_hash)
+		-- OFFSET: a lookup each, whatever the planner knows of the tables
+		CROSS JOIN LATERAL (SELECT o.open_fields FROM mailchimp_sync.contact o
+			WHERE o.audience_id = _audience_id AND o.member_hash = h.email_hash AND o.open_fields IS NOT NULL OFFSET 0) c
+		CROSS JOIN LATERAL (SELECT o.read_fields FROM mailchimp_sync.member o
+			WHERE o.audience_id = _audience_id AND o.email_hash = h.email_hash AND o.read_fields IS NOT NULL OFFSET 0) r) l
+	WHERE l.fields IS NOT NULL;
+	UPDATE mailchimp_sync.member m SET sent_fields = coalesce(m.sent_fields, '{}') || (_fields -> m.email_hash),
+		shown_fields = coalesce(m.shown_fields, '{}') || mailchimp_sync.fields_of(m.read_fields, _fields -> m.email_hash)
+	WHERE m.audience_id = _audience_id AND m.email_hash = ANY (_found);
 END
 $$;
 

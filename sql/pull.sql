@@ -37,8 +37,9 @@ BEGIN
 	), moved AS (
 		SELECT DISTINCT ON (s.email_hash) m.email_hash AS old_hash, s.email_hash AS new_hash, s.email
 		FROM shown s
-		JOIN mailchimp_sync.member m ON m.audience_id = _audience_id AND m.mailchimp_id = s.contact_id
-			AND m.read_fields IS NOT NULL
+		-- OFFSET, here and below: a lookup each, whatever the planner knows of the table
+		CROSS JOIN LATERAL (SELECT o.email_hash, o.read_at, o.last_changed FROM mailchimp_sync.member o
+			WHERE o.audience_id = _audience_id AND o.mailchimp_id = s.contact_id AND o.read_fields IS NOT NULL OFFSET 0) m
 		WHERE m.email_hash <> s.email_hash
 			AND coalesce(m.read_at <= _asked_at, true) AND coalesce(m.last_changed <= s.last_changed, true)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.member o WHERE o.audience_id = _audience_id AND o.email_hash = s.email_hash
@@ -118,24 +119,25 @@ SET search_path = pg_catalog, pg_temp
 SET enable_hashjoin = off		-- see activity.sql
 SET enable_mergejoin = off
 AS $$
-	UPDATE mailchimp_sync.member m SET seen_at = _asked_at
-	FROM (SELECT DISTINCT lower(u.id) COLLATE "C" AS email_hash FROM unnest(_ids) AS u(id)) u
-	WHERE m.audience_id = _audience_id AND m.email_hash = u.email_hash AND coalesce(m.read_at < _asked_at, true);
-
-	UPDATE mailchimp_sync.member m SET seen_at = _asked_at
-	FROM (SELECT DISTINCT u.id FROM unnest(_contact_ids) AS u(id)) u
-	WHERE m.audience_id = _audience_id AND m.mailchimp_id = u.id AND m.read_fields IS NOT NULL
-		AND coalesce(greatest(m.read_at, m.seen_at) < _asked_at, true)
+	UPDATE mailchimp_sync.member m SET seen_at = _asked_at WHERE m.ctid = ANY (ARRAY(
+		SELECT k.ctid FROM unnest(_ids) AS u(id)
+		CROSS JOIN LATERAL (SELECT o.ctid, o.read_at FROM mailchimp_sync.member o
+			WHERE o.audience_id = _audience_id AND o.email_hash = lower(u.id) COLLATE "C" OFFSET 0) k
+		WHERE coalesce(k.read_at < _asked_at, true)
+		UNION
+		SELECT k.ctid FROM unnest(_contact_ids) AS u(id)
+		CROSS JOIN LATERAL (SELECT o.ctid, o.read_at FROM mailchimp_sync.member o
+			WHERE o.audience_id = _audience_id AND o.mailchimp_id = u.id AND o.read_fields IS NOT NULL OFFSET 0) k
+		WHERE coalesce(k.read_at < _asked_at, true)))
 $$;
 
--- those that we know, and that the walk has not shown; a request that is under way brings its own news
-CREATE FUNCTION mailchimp_sync.members_missed(_r mailchimp_sync.reading) RETURNS SETOF mailchimp_sync.member
-LANGUAGE sql STABLE
+-- one that we know, and that the walk has not shown; a request that is under way (_busy) brings its own news
+CREATE FUNCTION mailchimp_sync.is_missed(_member mailchimp_sync.member, _r mailchimp_sync.reading, _busy text[]) RETURNS boolean
+LANGUAGE sql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT m.* FROM mailchimp_sync.member m
-	WHERE m.audience_id = _r.audience_id AND m.status <> 'forgotten' AND coalesce(greatest(m.read_at, m.seen_at) < _r.begun_at, true)
-		AND m.email_hash NOT IN (SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _r.audience_id)
+	SELECT _member.status <> 'forgotten' AND coalesce(greatest(_member.read_at, _member.seen_at) < _r.begun_at, true)
+		AND _member.email_hash <> ALL (_busy)
 $$;
 
 /*
@@ -150,19 +152,21 @@ DECLARE
 	_olds	text[];
 	_news	text[];
 	_texts	text[];
+	_busy	text[] := ARRAY(SELECT b.email_hash FROM mailchimp_sync.busy b WHERE b.audience_id = _r.audience_id);
 BEGIN
 	SELECT array_agg(v.old_hash), array_agg(v.new_hash), array_agg(v.email) INTO _olds, _news, _texts FROM (
 		SELECT DISTINCT ON (n.email_hash) m.email_hash AS old_hash, n.email_hash AS new_hash, n.email
-		FROM mailchimp_sync.members_missed(_r) m
-		JOIN mailchimp_sync.member n ON n.audience_id = _r.audience_id AND n.mailchimp_id = m.mailchimp_id
-			AND n.read_fields IS NOT NULL AND n.read_at >= _r.begun_at
-		WHERE n.email_hash <> m.email_hash) v;
+		FROM mailchimp_sync.member m
+		CROSS JOIN LATERAL (SELECT o.email_hash, o.email, o.read_at FROM mailchimp_sync.member o
+			WHERE o.audience_id = _r.audience_id AND o.mailchimp_id = m.mailchimp_id AND o.read_fields IS NOT NULL OFFSET 0) n
+		WHERE m.audience_id = _r.audience_id AND coalesce(m.read_at < _r.begun_at, true) AND mailchimp_sync.is_missed(m, _r, _busy)
+			AND n.email_hash <> m.email_hash AND n.read_at >= _r.begun_at) v;
 	IF _olds IS NOT NULL THEN
 		PERFORM mailchimp_sync.move_members(_r.audience_id, _olds, _news, _texts);
 	END IF;
 	UPDATE mailchimp_sync.member m SET look_at = mailchimp_sync.clock()
-	FROM mailchimp_sync.members_missed(_r) k
-	WHERE m.audience_id = k.audience_id AND m.email_hash = k.email_hash AND m.look_at IS NULL;
+	WHERE m.audience_id = _r.audience_id AND m.look_at IS NULL AND coalesce(m.read_at < _r.begun_at, true)
+		AND mailchimp_sync.is_missed(m, _r, _busy);
 	UPDATE mailchimp_sync.audience SET walked_at = _r.begun_at WHERE audience_id = _r.audience_id;
 	PERFORM mailchimp_sync.read_over(_r);
 END
@@ -188,7 +192,8 @@ AS $$
 		CASE WHEN mailchimp_sync.is_opted_out(c.source_id, c.contact_key, s.email_hash) THEN true END),
 		c.source_id, c.contact_key, m.email)
 	FROM unnest(_seen) s
-	JOIN mailchimp_sync.member m ON m.audience_id = _a.audience_id AND m.email_hash = s.email_hash
+	CROSS JOIN LATERAL (SELECT o.email FROM mailchimp_sync.member o
+		WHERE o.audience_id = _a.audience_id AND o.email_hash = s.email_hash OFFSET 0) m
 	LEFT JOIN LATERAL mailchimp_sync.contact_behind(_a.audience_id, s.email_hash) c ON true
 	WHERE _a.walked_at IS NOT NULL AND s.is_status AND s.old_status IS NULL AND s.status = 'subscribed'
 		AND NOT EXISTS (SELECT FROM mailchimp_sync.contact k
@@ -202,7 +207,8 @@ AS $$
 		WHERE o.value IS DISTINCT FROM n.value
 		UNION ALL
 		SELECT 'email' WHERE s.is_moved) f) v
-	JOIN mailchimp_sync.member m ON m.audience_id = _a.audience_id AND m.email_hash = s.email_hash
+	CROSS JOIN LATERAL (SELECT o.email FROM mailchimp_sync.member o
+		WHERE o.audience_id = _a.audience_id AND o.email_hash = s.email_hash OFFSET 0) m
 	LEFT JOIN LATERAL mailchimp_sync.contact_behind(_a.audience_id, s.email_hash) c ON true
 	WHERE s.old_fields IS NOT NULL AND s.fields IS NOT NULL AND v.fields IS NOT NULL;
 $$;
@@ -237,9 +243,10 @@ BEGIN
 		PERFORM mailchimp_sync.opt_out_add(c.source_id, c.contact_key, c.email, 'mailchimp', m.unsubscribe_reason, 'Mailchimp')
 		FROM jsonb_each(_blocked) AS b(id, keys)
 		JOIN mailchimp_sync.contact c ON c.audience_id = b.id::integer AND c.source_id = _source_id AND c.contact_key = ANY (_keys)
-		JOIN mailchimp_sync.member m USING (audience_id, email_hash)
-		WHERE c.state = 'inactive' AND c.desired_hash IS NOT NULL AND NOT b.keys ? c.contact_key
-			AND m.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m);
+		CROSS JOIN LATERAL (SELECT o.unsubscribe_reason FROM mailchimp_sync.member o
+			WHERE o.audience_id = c.audience_id AND o.email_hash = c.email_hash
+				AND o.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(o) OFFSET 0) m
+		WHERE c.state = 'inactive' AND c.desired_hash IS NOT NULL AND NOT b.keys ? c.contact_key;
 	END IF;
 END
 $$;

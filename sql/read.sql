@@ -394,10 +394,12 @@ AS $$
 	FROM unnest(_seen) s WHERE s.is_status;
 
 	-- contacts that were not pushed yet, too, those that left and have another address by now, and who was brought into the CRM
-	SELECT mailchimp_sync.opt_out_add(c.source_id, c.contact_key, m.email, 'mailchimp', s.reason, 'Mailchimp')
+	SELECT mailchimp_sync.opt_out_add(c.source_id, c.contact_key, (m.member).email, 'mailchimp', s.reason, 'Mailchimp')
 	FROM unnest(_seen) s
 	JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id AND a.on_unsubscribe = 'opt_out'
-	JOIN mailchimp_sync.member m ON m.audience_id = _audience_id AND m.email_hash = s.email_hash
+	-- OFFSET: a lookup each, whatever the planner knows of the table
+	CROSS JOIN LATERAL (SELECT o AS member FROM mailchimp_sync.member o
+		WHERE o.audience_id = _audience_id AND o.email_hash = s.email_hash OFFSET 0) m
 	JOIN LATERAL (
 		SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
 		WHERE o.audience_id = _audience_id AND o.email_hash = s.email_hash AND o.state <> 'conflict'
@@ -405,8 +407,8 @@ AS $$
 		SELECT o.source_id, o.contact_key FROM mailchimp_sync.contact o
 		WHERE o.audience_id = _audience_id AND o.left_hash = s.email_hash
 		UNION
-		SELECT m.inbound_source_id, m.inbound_key WHERE m.inbound_source_id IS NOT NULL) AS c ON true
-	WHERE s.is_status AND s.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m)
+		SELECT (m.member).inbound_source_id, (m.member).inbound_key WHERE (m.member).inbound_source_id IS NOT NULL) AS c ON true
+	WHERE s.is_status AND s.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m.member)
 		AND NOT mailchimp_sync.is_opted_out(c.source_id, c.contact_key, NULL);
 $$;
 

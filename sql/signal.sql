@@ -163,11 +163,12 @@ AS $$
 			OR u.status = 'subscribed' AND u.old_status IN ('pending', 'transactional') THEN 'subscribed'
 		END AS kind) k
 	JOIN mailchimp_sync.audience a ON a.audience_id = _audience_id
-	JOIN mailchimp_sync.member m ON m.audience_id = a.audience_id AND m.email_hash = u.email_hash
+	CROSS JOIN LATERAL (SELECT x.email FROM mailchimp_sync.member x
+		WHERE x.audience_id = _audience_id AND x.email_hash = u.email_hash OFFSET 0) m
 	LEFT JOIN LATERAL mailchimp_sync.contact_behind(_audience_id, u.email_hash) o ON true
 	CROSS JOIN LATERAL (SELECT mailchimp_sync.is_opted_out(o.source_id, o.contact_key, u.email_hash) AS is_blocked) b
-	WHERE CASE k.kind WHEN 'unsubscribed' THEN NOT b.is_blocked
-		WHEN 'subscribed' THEN b.is_blocked OR u.status = 'subscribed' END
+	WHERE k.kind IS NOT NULL		-- first: the contacts behind all others are not looked for
+		AND CASE k.kind WHEN 'unsubscribed' THEN NOT b.is_blocked ELSE b.is_blocked OR u.status = 'subscribed' END
 $$;
 
 /*
