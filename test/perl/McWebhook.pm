@@ -32,7 +32,7 @@ sub start
 		'error_log /dev/null' => "error_log $folder/error.log");
 	$self->_configure(%ours);
 	$self->_run('fcgiwrap', '-s', "unix:$socket");
-	$self->_run('nginx', '-c', "$folder/nginx.conf", '-p', $folder, '-e', "$folder/error.log");
+	$self->_run('nginx', '-c', "$folder/nginx.conf", '-p', $folder);
 	McTest::poll('nginx and fcgiwrap', sub {
 		die slurp_file("$folder/out.log") if grep { waitpid($_, POSIX::WNOHANG()) > 0 } @{ $self->{pids} };
 		-S $socket && IO::Socket::INET->new(PeerAddr => '127.0.0.1', PeerPort => $self->{port});
@@ -55,7 +55,7 @@ sub _configure
 		$text =~ s{location = /mailchimp}{location = /postgrest} if $file eq 'postgrest';
 		$places .= $text;
 	}
-	append_to_file("$self->{folder}/nginx.conf", "daemon off; pid $self->{folder}/pid; worker_processes 1;\nevents {}\nhttp {\n\taccess_log off;\n"
+	append_to_file("$self->{folder}/nginx.conf", "daemon off; pid $self->{folder}/pid; worker_processes 1; error_log $self->{folder}/error.log;\nevents {}\nhttp {\n\taccess_log off;\n"
 		. join('', map { "\t${_}_temp_path $self->{folder}/$_;\n" } qw(client_body proxy fastcgi uwsgi scgi))
 		. "server {\nlisten 127.0.0.1:$self->{port};\n$places}\n}\n");
 }
@@ -68,6 +68,7 @@ sub _run
 
 	if ($pid == 0)
 	{
+		$ENV{PATH} .= ':/usr/sbin';
 		open(STDOUT, '>>', "$self->{folder}/out.log") && open(STDERR, '>&', \*STDOUT) && exec('setpriv', '--pdeathsig', 'TERM', @command);
 		POSIX::_exit(127);
 	}
