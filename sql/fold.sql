@@ -199,9 +199,13 @@ BEGIN
 				coalesce(excluded.agreed_hash, c.agreed_hash))
 		RETURNING c.contact_key, c.queue
 	), met AS (
-		-- whoever takes the address of somebody who is there is to have what Mailchimp shows of them (inbound_write.sql)
-		SELECT DISTINCT d.email_hash FROM desired d
-		WHERE d.standing IS DISTINCT FROM 'later' AND (d.email_hash, d.standing) IS DISTINCT FROM (d.old_email_hash, d.old_standing)
+		-- whoever takes the address of somebody who is there is to have what Mailchimp shows of them, and whoever gives one up may have
+		-- kept another one there out of the CRM (inbound_write.sql)
+		SELECT DISTINCT h.email_hash FROM desired d
+		CROSS JOIN LATERAL (VALUES (d.email_hash), (d.old_email_hash)) AS h(email_hash)
+		WHERE CASE WHEN d.email_hash = h.email_hash THEN d.standing IS DISTINCT FROM 'later'
+					AND (d.email_hash, d.standing) IS DISTINCT FROM (d.old_email_hash, d.old_standing)
+				ELSE h.email_hash IS NOT NULL END
 			AND EXISTS (SELECT FROM mailchimp_sync.inbound i WHERE i.audience_id = _audience_id AND i.source_id = _source_id)
 	), agreed AS (
 		-- what both have already is what they agree upon, and who is as the CRM wants them is ours from then on (D20)

@@ -181,12 +181,26 @@ AS $$
 	WHERE c.audience_id = _audience_id AND c.email_hash = ANY (_hashes);
 $$;
 
+-- with direction both it may have moved at Mailchimp meanwhile: then it leaves from there, as soon as that was read
 CREATE FUNCTION mailchimp_sync.leave_done(_inflight_id bigint, _found boolean, _archived boolean) RETURNS void
-LANGUAGE sql
+LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
-	SELECT mailchimp_sync.members_left(f.audience_id, f.email_hashes, f.phase, _found, _archived)
-	FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id
+DECLARE
+	_f		mailchimp_sync.inflight;
+	_member	mailchimp_sync.member;
+BEGIN
+	SELECT * INTO STRICT _f FROM mailchimp_sync.inflight f WHERE f.inflight_id = _inflight_id;
+	SELECT * INTO _member FROM mailchimp_sync.member m
+	WHERE m.audience_id = _f.audience_id AND m.email_hash = _f.email_hashes[1];
+	IF NOT _found AND mailchimp_sync.know_by_id(_member) THEN
+		UPDATE mailchimp_sync.contact c SET member_hash = lower(_member.mailchimp_id), aside_email = NULL, attempts = 0,
+			next_attempt_at = 'infinity', changed_at = mailchimp_sync.clock()
+		WHERE c.audience_id = _f.audience_id AND c.member_hash = _f.email_hashes[1];
+	ELSE
+		PERFORM mailchimp_sync.members_left(_f.audience_id, _f.email_hashes, _f.phase, _found, _archived);
+	END IF;
+END
 $$;
 
 /*

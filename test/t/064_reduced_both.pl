@@ -8,8 +8,10 @@ use Test::More;
 
 my $crm = McCrm->start('main', candidates => 12, audience => q{, direction => 'both', conflict => 'crm_wins'});
 my ($node, $sim) = @$crm{qw(node sim)};
+my $run = $node->session(as => 'max');
 
-$crm->ann(q{ALTER TABLE crm.candidate ADD mailchimp_id text, ADD status text;
+$crm->ann(q{CREATE SEQUENCE crm.ids START 1000;
+	ALTER TABLE crm.candidate ADD mailchimp_id text, ADD status text, ALTER id SET DEFAULT nextval('crm.ids');
 	SELECT mc_set_inbound('people', 'candidate', '{"email": "email", "FNAME": "first_name", "LNAME": "last_name", "id": "mailchimp_id", "status": "status"}')});
 $crm->sync;
 
@@ -45,14 +47,34 @@ is(who('here3|there3|c3|there4|c4'), 'there3@crm.test there4@crm.test', 'where M
 is(row(3) . ' ' . row(4), 'there3@crm.test|F3|L3 there4@crm.test|New4|L4', 'and so are the rows');
 is($crm->shown('there4@crm.test'), 'subscribed|New4|g1', 'with what the CRM alone has changed');
 
+# The row goes.
+$sim->hold(method => 'DELETE', path => '/members/', when => 'before');
+$crm->ann('DELETE FROM crm.candidate WHERE id = 7');
+McTest::begin($run, 'CALL mc_run();');
+$sim->wait_held;
+$crm->act('c7', 'change_email', new_email => 'there7@crm.test');
+$sim->release;
+$run->query('');
+$crm->run;
+is(who('c7|there7') . ' ' . $crm->member('there7@crm.test')->{status}, 'there7@crm.test archived', 'R74: who leaves is out where the member is');
+is($crm->ann(q{SELECT count(*) FROM crm.candidate WHERE email ~ '7@'}), 0, 'and does not come back into the CRM');
+
 # -----------------------------------------------------------------------------------------------------------------
 # A row takes the address of somebody who is there already: Mailchimp's facts are in it
 # -----------------------------------------------------------------------------------------------------------------
 
 $crm->act('guest', 'add', status => 'unsubscribed');
 pull();
-$crm->ann(q{UPDATE crm.candidate SET email = 'guest@crm.test' WHERE id = 5});
+$crm->ann(q{INSERT INTO crm.candidate (id, email) VALUES (200, 'guest@crm.test')});
 $crm->run;
-is(facts(5), 'unsubscribed ' . $crm->member('guest@crm.test')->{contact_id}, 'R91: of somebody with whom nothing is to be done there');
+is(facts(200), 'unsubscribed ' . $crm->member('guest@crm.test')->{contact_id}, 'R91: of somebody with whom nothing is to be done there');
 
+# Somebody moves there, and somebody else comes with the former address, both before anything is read.
+$crm->act('c6', 'change_email', new_email => 'there6@crm.test');
+$crm->act('c6', 'add', merge_fields => { FNAME => 'Another', LNAME => 'One' });
+pull() for 1, 2;
+is(row(6) . ' ' . $crm->ann(q{SELECT first_name, last_name FROM crm.candidate WHERE email = 'c6@crm.test'}), 'there6@crm.test|F6|L6 Another|One',
+	'R93: who has an address that a row gives up gets a row');
+
+$run->quit;
 done_testing();
