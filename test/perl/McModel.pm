@@ -18,11 +18,21 @@ use McTest;
 use PostgreSQL::Test::Utils qw(slurp_file);
 use Time::HiRes ();
 
-my $json = Cpanel::JSON::XS->new->utf8->canonical;
-my @audiences = (
-	[ 'people', 'main', 'Customers', 'candidate', 'active', 'archive', 'opt_out' ],
-	[ 'clients', 'second', 'Clients', 'client', q{kind = 'customer'}, 'unsubscribe', 'inactive' ],
-	[ 'news', 'main', 'News', 'candidate', 'level >= 2', 'archive', 'ignore' ]);
+my $json = Cpanel::JSON::XS->new->utf8->canonical->allow_nonref;
+
+# what the model of audiences in both directions (Both.pm) has others of
+sub audiences
+{
+	return ([ 'people', 'main', 'Customers', 'candidate', 'active', 'archive', 'opt_out' ],
+		[ 'clients', 'second', 'Clients', 'client', q{kind = 'customer'}, 'unsubscribe', 'inactive' ],
+		[ 'news', 'main', 'News', 'candidate', 'level >= 2', 'archive', 'ignore' ]);
+}
+sub connections { return ('main', 'second') }
+sub files { return qw(crm truth member compare) }
+sub step { my ($self, $draw) = @_; McModel::Steps::one($self, $draw); $self->note }
+sub rest { return 'true' }
+sub differences { return 'model.differences()' }
+sub note { my ($self) = @_; $self->{ann}->query('SELECT model.note()') }
 
 sub new
 {
@@ -36,7 +46,7 @@ sub new
 	$node->role('rita', level => 'reader');
 	my $url = $sim->url;
 	$node->query(join ';', 'CREATE SCHEMA crm AUTHORIZATION ann', 'GRANT CREATE ON DATABASE postgres TO ann',
-		map { ("CREATE SERVER $_ FOREIGN DATA WRAPPER mailchimp_sync OPTIONS (endpoint '$url')", "ALTER SERVER $_ OWNER TO ann") } 'main', 'second');
+		map { ("CREATE SERVER $_ FOREIGN DATA WRAPPER mailchimp_sync OPTIONS (endpoint '$url')", "ALTER SERVER $_ OWNER TO ann") } $self->connections);
 	my $session = sub { my ($user, $first) = @_; McModel::Session->new($node, $user, first => $first) };
 	# a row that the open transaction has locked is left alone
 	$self->{ann} = $session->('ann', q{SET client_min_messages = warning; SET jit = off; SET lock_timeout = '200ms'});
@@ -46,12 +56,18 @@ sub new
 	$self->{super} = $session->('postgres', 'SET client_min_messages = warning');
 	$self->{super}{user} = $node->query('SELECT current_user');
 
-	$self->{ann}->query("SELECT mc_connect('main', 'demo-us1'); SELECT mc_connect('second', 'second-us1')");
-	$self->{ann}->query(slurp_file("$McTest::root/test/model/$_.sql")) for qw(crm truth compare);
-	$self->audience(@$_) for @audiences;
+	$self->{ann}->query(join '; ', map { "SELECT mc_connect('$_', '$_-us1')" } $self->connections);
+	$self->{ann}->query(slurp_file("$McTest::root/test/model/$_.sql")) for $self->files;
+	$self->audience(@$_) for $self->audiences;
+	$self->ready;
+	return $self;
+}
+
+sub ready
+{
+	my ($self) = @_;
 	$self->{ann}->query(q{SELECT mc_add_audience_source('news', 'client', 'true'); SELECT model.add_source('news', 'client', 'true')});
 	$self->{ann}->query('SELECT model.note(); SELECT model.forget_seen()');
-	return $self;
 }
 
 sub accounts
@@ -59,7 +75,7 @@ sub accounts
 	my ($self) = @_;
 	my @fields = ({ tag => 'FNAME' }, { tag => 'LNAME' }, { tag => 'BORN', name => 'Born', type => 'date' });
 	my $sim = $self->{sim};
-	my $main = $sim->post('/_sim/accounts', { key => 'demo-us1', account_name => 'Main', lists => [ map { { name => $_, merge_fields => \@fields } } 'Customers', 'News' ] });
+	my $main = $sim->post('/_sim/accounts', { key => 'main-us1', account_name => 'Main', lists => [ map { { name => $_, merge_fields => \@fields } } 'Customers', 'News' ] });
 	my $second = $sim->post('/_sim/accounts', { key => 'second-us1', account_name => 'Second', lists => [ { name => 'Clients', merge_fields => \@fields } ] });
 	$self->{lists} = { map { $_->{name} => $_->{id} } @{ $main->{lists} }, @{ $second->{lists} } };
 	$sim->post('/_sim/config', { history => JSON::PP::true });
@@ -222,7 +238,7 @@ sub resume
 {
 	my ($self) = @_;
 	$self->say('');
-	$self->{ann}->query(join '; ', (map { "SELECT mc_resume('$_')" } 'main', 'second'), map { "SELECT mc_resume('$_->[1]', '$_->[0]')" } @audiences);
+	$self->{ann}->query(join '; ', (map { "SELECT mc_resume('$_')" } $self->connections), map { "SELECT mc_resume('$_->[1]', '$_->[0]')" } $self->audiences);
 }
 
 # ---- bursts
@@ -234,7 +250,7 @@ sub burst
 	for my $step (@steps)
 	{
 		$self->{step} = $step;
-		eval { McModel::Steps::one($self, McModel::Draw->new($self->{seed}, $step)); $self->{ann}->query('SELECT model.note()'); $self->look; 1 }
+		eval { $self->step(McModel::Draw->new($self->{seed}, $step)); $self->look; 1 }
 		  or die $self->report("step $step, $self->{doing}: $@");
 	}
 	eval { $self->heal; 1 } or die $self->report("it does not come to rest: $@");
@@ -258,7 +274,7 @@ sub heal
 	my $sim = $self->{sim};
 	$self->{doing} = 'healing';
 	$self->slow_end($self->{step} % 2 ? 'COMMIT' : 'ROLLBACK');
-	$self->{ann}->query('SELECT model.note()');
+	$self->note;
 	$sim->delete('/_sim/faults');
 	$sim->release;
 	$sim->post('/_sim/latency', { request_ms => 0 });
@@ -298,7 +314,7 @@ sub is_quiet
 	{
 		# N6: so many have come and gone that somebody has to say that this is meant
 		$self->{ann}->query("SELECT mc_approve(audience) FROM mc_audience WHERE state = 'guard_stopped'");
-		return 1 if $self->super("SELECT NOT EXISTS (SELECT FROM mailchimp_sync.contact WHERE action IS NOT NULL)
+		return 1 if $self->super('SELECT ' . $self->rest . " AND NOT EXISTS (SELECT FROM mailchimp_sync.contact WHERE action IS NOT NULL)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.event) AND NOT EXISTS (SELECT FROM mailchimp_sync.inflight)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.reading) AND NOT EXISTS (SELECT FROM mailchimp_sync.carry_target)
 			AND NOT EXISTS (SELECT FROM mailchimp_sync.opt_out WHERE carried_at IS NULL)
@@ -318,7 +334,7 @@ sub compare
 	my $history = $sim->get('/_sim/history', since => $self->{changes});
 	$self->{changes} = $history->{last};
 	$self->{ann}->query('SELECT model.load($l$' . $json->encode(\%lists) . '$l$, $l$' . $json->encode($history->{changes}) . '$l$)');
-	my $found = $self->{ann}->query(q{SELECT concat_ws(' | ', what, audience, who, 'wanted: ' || wanted, 'found: ' || found) FROM model.differences()});
+	my $found = $self->{ann}->query("SELECT concat_ws(' | ', what, audience, who, 'wanted: ' || wanted, 'found: ' || found) FROM " . $self->differences);
 	return $found if $found ne '';
 	$self->{ann}->query('SELECT model.compared()');
 	return $self->compare_again;
@@ -329,7 +345,7 @@ sub compare_again
 {
 	my ($self) = @_;
 	my $last = $self->{sim}->get('/_sim/journal', since => 1_000_000_000)->{last};
-	$self->{ann}->query(join '; ', map { "SELECT mc_sync_audience('$_->[0]')" } @audiences);
+	$self->{ann}->query(join '; ', map { "SELECT mc_sync_audience('$_->[0]')" } $self->audiences);
 	$self->is_quiet($McTest::patience) or return 'a full comparison does not end';
 	return join "\n", map { "a full comparison makes a request: $_->{method} $_->{path}" } grep { $_->{route} ne 'GET /lists/{list_id}/members' && !McTest::is_refresh($_) } $self->{sim}->journal(since => $last);
 }
