@@ -189,6 +189,15 @@ AS $$
 	WHERE s.source_id = _source_id AND i.source_id = _source_id
 $$;
 
+-- the index by which members are looked up in a column, as PostgreSQL shows it
+CREATE FUNCTION mailchimp_sync.inbound_index(_what text, _column text, _type oid) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+	SELECT format(CASE WHEN _what = 'id' OR mailchimp_sync.is_citext(_type) THEN '%I'
+		WHEN _type = 'text'::regtype THEN 'lower(%I)' ELSE 'lower((%I)::text)' END, _column)
+$$;
+
 -- members are looked up in the CRM by their id and by their address, page after page
 CREATE FUNCTION mailchimp_sync.notice_inbound(_source mailchimp_sync.source, _columns jsonb, _creates boolean, _direction text)
 RETURNS void
@@ -204,9 +213,7 @@ BEGIN
 	FOR _part IN
 		SELECT c.key, x.indexed FROM jsonb_each_text(_columns) c
 		JOIN pg_attribute a ON a.attrelid = _source.relation AND a.attname = c.value
-		CROSS JOIN LATERAL (SELECT format('%I', a.attname) AS indexed WHERE c.key = 'id' OR mailchimp_sync.is_citext(a.atttypid)
-			UNION ALL SELECT format(CASE WHEN a.atttypid = 'text'::regtype THEN 'lower(%I)' ELSE 'lower((%I)::text)' END, a.attname)
-			WHERE c.key = 'email' AND NOT mailchimp_sync.is_citext(a.atttypid)) AS x
+		CROSS JOIN LATERAL mailchimp_sync.inbound_index(c.key, a.attname, a.atttypid) AS x(indexed)
 		WHERE c.key IN ('email', 'id') AND EXISTS (SELECT FROM pg_class r WHERE r.oid = _source.relation AND r.relkind IN ('r', 'p'))
 			AND NOT mailchimp_sync.has_key_index(_source.relation, x.indexed)
 		ORDER BY c.key

@@ -43,7 +43,8 @@ $$;
 
 /*
  * The rows of the members $1, each {"hash", and "key" or "id" and "email"}; value is {"key", "how": 1 by the key, 2 by the
- * id, 3 by the address, "row": {column: text}}. Of rows with one address the first by its key (D13).
+ * id, 3 by the address, "row": {column: text}}. Of rows with one address the first by its key (D13). Where there is an
+ * index each member is looked up in it, whatever the planner knows of the table: an import fills it.
  */
 CREATE FUNCTION mailchimp_sync.inbound_look_query(_target mailchimp_sync.source, _columns jsonb) RETURNS text
 LANGUAGE plpgsql STABLE
@@ -54,29 +55,32 @@ DECLARE
 BEGIN
 	RETURN (
 		WITH attribute AS (
-			SELECT c.key, c.value AS name, format_type(a.atttypid, -1) AS type, mailchimp_sync.is_citext(a.atttypid) AS is_citext
+			SELECT c.key, c.value AS name, format_type(a.atttypid, -1) AS type, mailchimp_sync.is_citext(a.atttypid) AS is_citext,
+				mailchimp_sync.has_key_index(_target.relation, mailchimp_sync.inbound_index(c.key, c.value, a.atttypid)) AS has_index
 			FROM jsonb_each_text(_columns) c
 			LEFT JOIN pg_attribute a ON a.attrelid = _target.relation AND a.attname = c.value AND NOT a.attisdropped
 		), way AS (
 			SELECT 1 AS how, format('(%s) %s (%s.probe ->> ''key'')::%s', _target.key_expr,
-				mailchimp_sync.key_operator(_target.key_type, 3, '='), _k, _target.key_type) AS condition
+				mailchimp_sync.key_operator(_target.key_type, 3, '='), _k, _target.key_type) AS condition, false AS has_index
 			UNION ALL
 			SELECT 2, format('%I.%I %s (%s.probe ->> ''id'')::%s', _target.source, a.name,
-				mailchimp_sync.key_operator(a.type, 3, '='), _k, a.type) FROM attribute a WHERE a.key = 'id'
+				mailchimp_sync.key_operator(a.type, 3, '='), _k, a.type), a.has_index FROM attribute a WHERE a.key = 'id'
 			UNION ALL
 			SELECT 3, CASE WHEN a.is_citext THEN format('%I.%I %s (%s.probe ->> ''email'')::%s', _target.source, a.name,
 					mailchimp_sync.key_operator(a.type, 3, '='), _k, a.type)
-				ELSE format('pg_catalog.lower(%I.%I::pg_catalog.text) = (%s.probe ->> ''email'')', _target.source, a.name, _k) END
+				ELSE format('pg_catalog.lower(%I.%I::pg_catalog.text) = (%s.probe ->> ''email'')', _target.source, a.name, _k) END, a.has_index
 			FROM attribute a WHERE a.key = 'email'
 		)
 		SELECT 'SELECT DISTINCT ON (x.given COLLATE pg_catalog."C") x.given, pg_catalog.jsonb_build_object('
 				'''key'', x.key::pg_catalog.text, ''how'', x.how, ''row'', x.columns) FROM ('
-			|| string_agg(format('SELECT %1$s.given, (%2$s) AS key, %3$s AS how, %4$s AS columns '
+			|| string_agg(format('SELECT %1$s.given, l.key, %3$s AS how, l.columns '
 				'FROM (SELECT u.given, u.given::pg_catalog.jsonb AS probe FROM pg_catalog.unnest($1) AS u(given)) AS %1$s '
-				'JOIN %5$s ON %6$s WHERE (%2$s) IS NOT NULL', _k, _target.key_expr, w.how,
+				'CROSS JOIN LATERAL (SELECT (%2$s) AS key, %4$s AS columns FROM %5$s WHERE %6$s AND (%2$s) IS NOT NULL %7$s) AS l',
+				_k, _target.key_expr, w.how,
 				mailchimp_sync.object_query(ARRAY(SELECT format('%L, (%I.%I)::pg_catalog.text', a.name, _target.source, a.name)
 					FROM attribute a ORDER BY a.name)),
-				mailchimp_sync.source_from(_target), w.condition), ' UNION ALL ' ORDER BY w.how)
+				mailchimp_sync.source_from(_target), w.condition, CASE WHEN w.has_index THEN 'OFFSET 0' END),
+				' UNION ALL ' ORDER BY w.how)
 			|| ') AS x ORDER BY x.given COLLATE pg_catalog."C", x.how, x.key'
 		FROM way w);
 END
