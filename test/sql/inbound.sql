@@ -275,6 +275,19 @@ SELECT mc_retry('news') > 0 AS retried;
 SELECT bring();
 SELECT mc_status FROM inbound.person WHERE id = 101;
 
+-- what a statement returns, of a row as it was looked at, one that has changed since, one with another way to write the same, and one that is gone
+CREATE FUNCTION write(_key text, _row jsonb, _values jsonb) RETURNS TABLE (written text, error_state text, error_message text) LANGUAGE sql AS $$
+	SELECT w.written, w.error_state, w.error_message FROM mailchimp_sync.inbound i CROSS JOIN LATERAL mailchimp_sync.inbound_target(i) t
+	CROSS JOIN LATERAL mailchimp_sync.write_rows(t.owner, t.relation, i.search_path, '{x}', ARRAY[mailchimp_sync.inbound_update(t, ARRAY(SELECT jsonb_object_keys(_values)))],
+		ARRAY[jsonb_build_object('key', _key, 'row', _row, 'values', _values)]) w
+$$;
+UPDATE inbound.person SET birth = '2001-02-03' WHERE id = 109;
+SELECT * FROM write('109', '{"birth": "1999-01-01"}', '{"birth": "2002-03-04"}');
+SELECT * FROM write('109', '{"birth": "2001-02-03"}', '{"birth": "02/03/2001"}');
+SELECT * FROM write('109', '{"birth": "2001-02-03"}', '{"birth": "2002-03-04"}');
+SELECT * FROM write('109', '{"birth": "2002-03-04"}', '{"birth": null}');
+SELECT * FROM write('999', '{"birth": null}', '{"birth": "2002-03-04"}');
+SELECT * FROM write('x', '{"birth": null}', '{"birth": "2002-03-04"}');
 -- row security applies
 ALTER TABLE inbound.person ENABLE ROW LEVEL SECURITY;
 CREATE POLICY see ON inbound.person FOR SELECT USING (true);

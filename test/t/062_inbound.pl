@@ -136,6 +136,19 @@ $crm->max("SELECT mc_retry('leads', 'lead', '" . lead('ida', 'id') . "')");
 $crm->run;
 is(lead('ida', 'first_name') . $crm->rita("SELECT count(*) FROM mc_failure WHERE work = 'pull'"), 'Secret0', 'mc_retry tries it again');
 
+# Triggers of the CRM that take for ever.
+$crm->ann(q{CREATE FUNCTION crm.slow() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(1000) WHERE NEW.first_name = 'Slow'; RETURN NEW; END $$;
+	CREATE TRIGGER slow BEFORE UPDATE ON crm.lead FOR EACH ROW EXECUTE FUNCTION crm.slow()});
+$node->query(q{ALTER DATABASE postgres SET mailchimp_sync.expression_timeout = '1s'});
+$crm->act('ida', 'edit', merge_fields => { FNAME => 'Slow' });
+$crm->act('joe', 'edit', merge_fields => { FNAME => 'Joachim' });
+pull();
+McTest::poll('the others', sub { return 1 if lead('joe', 'first_name') eq 'Joachim'; $crm->run; return 0 });
+is($crm->rita("SELECT detail FROM mc_failure WHERE work = 'pull' AND email = 'ida\@crm.test'"), 'writing took longer than mailchimp_sync.expression_timeout (1 s)', 'a trigger that takes too long is ended, and said');
+$node->query('ALTER DATABASE postgres RESET mailchimp_sync.expression_timeout');
+$crm->ann('DROP TRIGGER slow ON crm.lead');
+McTest::poll('the slow one', sub { $crm->run; return lead('ida', 'first_name') eq 'Slow' });
+
 # A whole table under a migration: for a moment nothing comes in, and nothing else waits for it.
 $session = $node->session(as => 'ann');
 $session->query('BEGIN; LOCK TABLE crm.lead IN SHARE MODE;');
