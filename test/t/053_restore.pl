@@ -105,7 +105,7 @@ sub is_fenced
 	like($copy->{node}->error("SELECT $_", db => $copy->{db}, as => 'ann'), qr/55000: nothing may be sent/, "$how: no call sends: $_")
 		for "mc_refresh('main')", "mc_api('main', 'GET', '/ping')", "mc_register_webhook('people', 'https://copy.example.org/')";
 	$copy->mia('CALL mc_run()');
-	is(last_request(), $since, "$how: neither worker nor mc_run nor anybody sends anything");
+	is(last_request(), $since, "$how: N14: neither worker nor mc_run nor anybody sends anything");
 	is($copy->mia("SELECT value, ok FROM mc_status WHERE item = 'connection main'"), 'restored|f', "$how: mc_status says why nothing moves");
 }
 
