@@ -125,4 +125,18 @@ for my $direction (qw(pull both))
 	is($crm->rita("SELECT count(*) FROM mc_group_member WHERE contact_key = '$id'"), '0', 'once: who is let in again stays so');
 }
 
+# -----------------------------------------------------------------------------------------------------------------
+# From one direction to another
+# -----------------------------------------------------------------------------------------------------------------
+
+sub turn { my ($direction) = @_; $crm->ann(qq{SELECT mc_alter_audience('people', '{"direction": "$direction"}')}); $crm->run; return join ', ', grep { !/^GET/ } split /, /, $crm->requests }
+$crm->requests;
+is(turn('pull'), '', 'R82: only into the CRM again');
+$crm->ann(q{INSERT INTO crm.candidate VALUES (52, 'F52', 'L52', 'c52@crm.test')});
+is(turn('both') . ' ' . $crm->shown('c52@crm.test'), "$push 200 subscribed|F52|", 'both ways: who is no member yet becomes one, nobody else is touched');
+is(turn('push'), '', 'one way: all is there');
+$crm->act('c52', 'edit', merge_fields => { LNAME => 'Edited' });
+is(turn('both') . ' ' . fields('c52'), "$push 200 FNAME=F52,LNAME=L52", 'what was changed at Mailchimp while that was not read is known then');
+is($crm->state(52), 'in_sync|', 'and all is well');
+
 done_testing;
