@@ -69,41 +69,44 @@ AS $$
 DECLARE
 	_parked	text[];
 	_ids	text[];
+	_from	text[];
+	_to		text[];
 BEGIN
 	PERFORM mailchimp_sync.opt_out_add(NULL, NULL, u.email, 'mailchimp', 'opted out with the former address', 'Mailchimp')
 	FROM unnest(_olds, _news, _emails) AS u(old_hash, new_hash, email)
 	WHERE mailchimp_sync.is_opted_out(NULL, NULL, u.old_hash) AND NOT mailchimp_sync.is_opted_out(NULL, NULL, u.new_hash);
 
-	UPDATE mailchimp_sync.member m SET status = n.status, read_fields = n.read_fields, last_changed = n.last_changed,
-		read_at = n.read_at, unsubscribed_at = n.unsubscribed_at, unsubscribe_reason = n.unsubscribe_reason,
-		inbound_source_id = coalesce(m.inbound_source_id, n.inbound_source_id), inbound_key = coalesce(m.inbound_key, n.inbound_key)
-	FROM unnest(_olds, _news) AS u(old_hash, new_hash)
-	JOIN mailchimp_sync.member n ON n.audience_id = _audience_id AND n.email_hash = u.new_hash
-	WHERE m.audience_id = _audience_id AND m.email_hash = u.old_hash AND n.mailchimp_id = m.mailchimp_id;
+	-- by arrays, here and below: a lookup each, whatever the planner knows of the table
+	UPDATE mailchimp_sync.member m SET (status, read_fields, last_changed, read_at, unsubscribed_at, unsubscribe_reason,
+		inbound_source_id, inbound_key) = (SELECT n.status, n.read_fields, n.last_changed, n.read_at, n.unsubscribed_at, n.unsubscribe_reason,
+			coalesce(m.inbound_source_id, n.inbound_source_id), coalesce(m.inbound_key, n.inbound_key)
+		FROM mailchimp_sync.member n
+		WHERE n.audience_id = _audience_id AND n.email_hash = _news[array_position(_olds, m.email_hash COLLATE "C")])
+	WHERE m.audience_id = _audience_id AND m.email_hash = ANY (_olds) AND EXISTS (SELECT FROM mailchimp_sync.member n
+		WHERE n.audience_id = _audience_id AND n.email_hash = _news[array_position(_olds, m.email_hash COLLATE "C")]
+			AND n.mailchimp_id = m.mailchimp_id OFFSET 0);
 	DELETE FROM mailchimp_sync.member n
-	USING unnest(_olds, _news) AS u(old_hash, new_hash), mailchimp_sync.member m
-	WHERE n.audience_id = _audience_id AND n.email_hash = u.new_hash AND n.email_hash <> ALL (_olds)
-		AND m.audience_id = _audience_id AND m.email_hash = u.old_hash AND coalesce(n.mailchimp_id, m.mailchimp_id) = m.mailchimp_id;
+	WHERE n.audience_id = _audience_id AND n.email_hash = ANY (_news) AND n.email_hash <> ALL (_olds)
+		AND coalesce(n.mailchimp_id = (SELECT m.mailchimp_id FROM mailchimp_sync.member m
+			WHERE m.audience_id = _audience_id AND m.email_hash = _olds[array_position(_news, n.email_hash COLLATE "C")]), true);
 	SELECT array_agg(n.email_hash), array_agg(lower(n.mailchimp_id)) INTO _parked, _ids FROM mailchimp_sync.member n
 	WHERE n.audience_id = _audience_id AND n.email_hash = ANY (_news) AND n.email_hash <> ALL (_olds);
-	UPDATE mailchimp_sync.member m SET email_hash = u.id, look_at = mailchimp_sync.clock()
-	FROM unnest(_parked, _ids) AS u(hash, id)
-	WHERE m.audience_id = _audience_id AND m.email_hash = u.hash;
+	UPDATE mailchimp_sync.member m SET email_hash = lower(m.mailchimp_id), look_at = mailchimp_sync.clock()
+	WHERE m.audience_id = _audience_id AND m.email_hash = ANY (_parked);
 	-- by way of names that are no hashes: some change places
-	UPDATE mailchimp_sync.member m SET email_hash = 'moving ' || u.new_hash, email = u.email, look_at = NULL
-	FROM unnest(_olds, _news, _emails) AS u(old_hash, new_hash, email)
-	WHERE m.audience_id = _audience_id AND m.email_hash = u.old_hash;
-	UPDATE mailchimp_sync.member m SET email_hash = u.new_hash
-	FROM unnest(_news) AS u(new_hash)
-	WHERE m.audience_id = _audience_id AND m.email_hash = 'moving ' || u.new_hash;
+	UPDATE mailchimp_sync.member m SET email_hash = 'moving ' || _news[array_position(_olds, m.email_hash COLLATE "C")],
+		email = _emails[array_position(_olds, m.email_hash COLLATE "C")], look_at = NULL
+	WHERE m.audience_id = _audience_id AND m.email_hash = ANY (_olds);
+	UPDATE mailchimp_sync.member m SET email_hash = substr(m.email_hash, length('moving ') + 1)
+	WHERE m.audience_id = _audience_id AND m.email_hash = ANY (ARRAY(SELECT 'moving ' || n FROM unnest(_news) AS n));
 
+	_from := _olds || _parked;
+	_to := _news || _ids;
 	WITH moved AS (
-		UPDATE mailchimp_sync.contact c SET member_hash = v.new_hash,
-			aside_email = CASE WHEN mailchimp_sync.email_hash(c.aside_email) <> v.new_hash THEN c.aside_email END
-		FROM (SELECT u.old_hash, u.new_hash FROM unnest(_olds, _news) AS u(old_hash, new_hash)
-			UNION ALL
-			SELECT u.hash, u.id FROM unnest(_parked, _ids) AS u(hash, id)) v
-		WHERE c.audience_id = _audience_id AND c.member_hash = v.old_hash
+		UPDATE mailchimp_sync.contact c SET member_hash = _to[array_position(_from, c.member_hash COLLATE "C")],
+			aside_email = CASE WHEN mailchimp_sync.email_hash(c.aside_email) <> _to[array_position(_from, c.member_hash COLLATE "C")]
+				THEN c.aside_email END
+		WHERE c.audience_id = _audience_id AND c.member_hash = ANY (_from)
 		RETURNING c.source_id, c.contact_key
 	)
 	INSERT INTO mailchimp_sync.event (source_id, contact_key) SELECT v.source_id, v.contact_key FROM moved v;

@@ -356,6 +356,7 @@ BEGIN
 		_reasons, _last_changed, _fields, _moved) s;
 	IF _whole THEN
 		PERFORM mailchimp_sync.left_out(_audience_id, _asked_at, _ids, _contact_ids);
+		PERFORM mailchimp_sync.keep_statistics();
 	END IF;
 	PERFORM mailchimp_sync.opt_outs_explained(_ids, _reasons);
 	SELECT array_agg(s.email_hash), array_agg(s.status) INTO _hashes, _news FROM unnest(_seen) s WHERE s.is_status;

@@ -151,6 +151,26 @@ SELECT test_pull.page('{a3 subscribed Anna A 13,d2 subscribed Daniel D 21,k subs
 UPDATE mailchimp_sync.member SET shown_tags = '{x}';
 SELECT split_part(email, '@', 1) AS who FROM mailchimp_sync.member WHERE inbound_at <= clock_timestamp() ORDER BY 1;
 
+-- ---- what a page costs does not grow with the list, whatever the planner knows of it ----
+INSERT INTO mailchimp_sync.member (audience_id, email_hash, email, status, ours, mailchimp_id, read_fields)
+SELECT audience_id, test_pull.hash('m' || i), 'm' || i || '@example.org', 'subscribed', true, 'M' || i, '{}' FROM mailchimp_sync.audience, generate_series(1, 20000) i
+WHERE audience = 'both';
+SET plan_cache_mode = force_generic_plan;
+DISCARD PLANS;
+CREATE FUNCTION test_pull.rows_read() RETURNS bigint LANGUAGE sql AS $$
+	SELECT seq_tup_read + idx_tup_fetch FROM pg_stat_xact_all_tables WHERE relid = 'mailchimp_sync.member'::regclass
+$$;
+BEGIN;
+SELECT test_pull.rows_read() AS before \gset
+SELECT test_pull.page((SELECT array_agg(format('m%s subscribed N M%s 30', i, i)) FROM generate_series(1, 50) i)
+	|| (SELECT array_agg(format('m%s unsubscribed M M%s 30', i, i)) FROM generate_series(51, 100) i), _whole => true);
+SELECT test_pull.rows_read() - :before BETWEEN 100 AND 3000 AS few_rows;
+SELECT test_pull.rows_read() AS before \gset
+SELECT test_pull.page(array_agg(format('n%s subscribed N M%s 31', i, i)), _whole => true) FROM generate_series(1, 10) i;
+SELECT test_pull.rows_read() - :before BETWEEN 10 AND 1000 AS few_rows;
+COMMIT;
+RESET plan_cache_mode;
+
 SET client_min_messages = warning;
 DROP EXTENSION mailchimp_sync CASCADE;
 DROP SCHEMA test_pull CASCADE;
