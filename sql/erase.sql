@@ -39,6 +39,7 @@ CREATE TABLE mailchimp_sync.erasure_list (
 	erasure_id		bigint NOT NULL,
 	connection		text NOT NULL,
 	list_id			text NOT NULL,
+	member_id		text,				-- Mailchimp's id of the member, where it may move there by the time it is told
 	-- lost: its connection belongs to another account by now
 	state			text NOT NULL DEFAULT 'waiting' CHECK (state IN ('waiting', 'erased', 'lost')),
 	attempts		integer NOT NULL DEFAULT 0,
@@ -179,8 +180,12 @@ BEGIN
 	ON CONFLICT (email_hash) WHERE done_at IS NULL DO UPDATE SET source_ids = e.source_ids || excluded.source_ids,
 		contact_keys = e.contact_keys || excluded.contact_keys, clean_at = excluded.clean_at
 	RETURNING e.erasure_id INTO _id;
-	INSERT INTO mailchimp_sync.erasure_list (erasure_id, connection, list_id)
-	SELECT _id, t.connection, t.list_id FROM mailchimp_sync.erasure_targets(_email_hash) t
+	INSERT INTO mailchimp_sync.erasure_list (erasure_id, connection, list_id, member_id)
+	SELECT _id, t.connection, t.list_id, (SELECT lower(m.mailchimp_id) FROM mailchimp_sync.audience a
+		JOIN mailchimp_sync.member m USING (audience_id)
+		WHERE (a.connection, a.list_id) = (t.connection, t.list_id) AND a.direction <> 'push' AND m.email_hash = _email_hash
+			AND m.mailchimp_id <> '')
+	FROM mailchimp_sync.erasure_targets(_email_hash) t
 	ON CONFLICT DO NOTHING;
 	PERFORM mailchimp_sync.opt_out_changed(_source_ids, _contact_keys, ARRAY[_email_hash]);
 END
@@ -253,7 +258,7 @@ CREATE INDEX erasure_email_hash ON mailchimp_sync.erasure (email_hash);
 
 -- the lists that may be told now, or later; none that a request under way or a ghost of one stands against
 CREATE VIEW mailchimp_sync.erase_ready AS
-SELECT l.connection, l.list_id, l.erasure_id, e.email_hash, a.audience_id, coalesce(l.next_attempt_at, e.asked_at) AS at
+SELECT l.connection, l.list_id, l.erasure_id, e.email_hash, l.member_id, a.audience_id, coalesce(l.next_attempt_at, e.asked_at) AS at
 FROM mailchimp_sync.erasure_list l
 JOIN mailchimp_sync.erasure e USING (erasure_id)
 LEFT JOIN mailchimp_sync.audience a USING (connection, list_id)
@@ -273,7 +278,8 @@ BEGIN
 		RETURN;
 	END IF;
 	RETURN QUERY
-	SELECT _connection, 'POST', format('/lists/%s/members/%s/actions/delete-permanent', r.list_id, r.email_hash), NULL::text,
+	SELECT _connection, 'POST', format('/lists/%s/members/%s/actions/delete-permanent', r.list_id,
+		coalesce(r.member_id, r.email_hash)), NULL::text,
 		true, r.audience_id, NULL::bigint, r.list_id, NULL::integer[], NULL::text[], ARRAY[r.email_hash],
 		ARRAY[r.erasure_id], NULL::bytea[]
 	FROM mailchimp_sync.erase_ready r

@@ -91,9 +91,11 @@ $$;
 
 /*
  * The values that a field may have in the end (model.same of them), of a row and a member that belonged together all the time. _crm and
- * _there are what the sides had before, _crms and _theres what people made of them; null where they did nothing.
+ * _there are what the sides had before, _crms and _theres what people made of them; null where they did nothing. _always: the CRM wins
+ * also where it changed nothing.
  */
-CREATE FUNCTION model.outcome(_rests boolean, _winner text, _tag text, _crm text, _there text, _crms text[], _theres text[])
+CREATE FUNCTION model.outcome(_rests boolean, _winner text, _tag text, _crm text, _there text, _crms text[], _theres text[],
+	_always boolean)
 RETURNS text[] LANGUAGE plpgsql IMMUTABLE AS $$
 DECLARE
 	_c		text := coalesce(_crms[cardinality(_crms)], _crm);
@@ -105,7 +107,7 @@ DECLARE
 BEGIN
 	IF NOT _by_m OR _tag = 'NOTE' THEN
 		_result := ARRAY[_c];
-	ELSIF _winner = 'crm' THEN
+	ELSIF _winner = 'crm' AND (_by_crm OR _always) THEN
 		_result := ARRAY[_c];
 	ELSIF _rests THEN
 		_result := CASE WHEN _m = '' THEN ARRAY[_c]		-- D14: what is empty overwrites nothing
@@ -173,7 +175,7 @@ CREATE FUNCTION model.wrong_winners(_rests boolean) RETURNS SETOF model.differen
 		FROM jsonb_each_text(p.crm) c WHERE c.key <> 'PHONE') f
 	CROSS JOIN LATERAL (SELECT CASE WHEN f.crms IS NOT NULL AND f.theres IS NOT NULL OR t.kind = 'crm_wins'
 		THEN model.winner(t.kind, t.id, f.tag, t.list, t.web_id) END AS winner) w
-	CROSS JOIN LATERAL model.outcome(_rests, w.winner, f.tag, f.crm, f.mailchimp, f.crms, f.theres) AS o(may_be)
+	CROSS JOIN LATERAL model.outcome(_rests, w.winner, f.tag, f.crm, f.mailchimp, f.crms, f.theres, t.kind = 'crm_wins') AS o(may_be)
 	WHERE NOT model.is_refused(t) AND model.same(f.tag, f.found) <> ALL (o.may_be) AND model.is_undisturbed(t.kind, t.id, t.list, t.web_id)
 $$;
 
@@ -185,7 +187,7 @@ CREATE FUNCTION model.wrong_first_winners() RETURNS SETOF model.difference LANGU
 	CROSS JOIN LATERAL (SELECT k.tag, (model.by_people(t.kind, t.id, k.tag)) AS crms, (model.by_people_there(t.list, t.web_id, k.tag)) AS theres
 		FROM unnest('{FNAME,LNAME,CITY,BORN,NICK}'::text[]) AS k(tag)) f
 	CROSS JOIN LATERAL (SELECT model.winner(t.kind, t.id, f.tag, t.list, t.web_id) AS winner) w
-	CROSS JOIN LATERAL model.outcome(true, w.winner, f.tag, '', '', f.crms, f.theres) AS o(may_be)
+	CROSS JOIN LATERAL model.outcome(true, w.winner, f.tag, '', '', f.crms, f.theres, t.kind = 'crm_wins') AS o(may_be)
 	WHERE t.id < 1000 AND model.same(f.tag, t.crm ->> f.tag) <> ALL (o.may_be) AND NOT model.is_refused(t)
 		-- both came since the last comparison, and were never anything else
 		AND EXISTS (SELECT FROM model.log l, model.log_mark m WHERE l.n > m.n AND l.kind = t.kind AND l.id = t.id AND l.action = 'insert')
@@ -275,7 +277,9 @@ CREATE FUNCTION model.wrong_changes() RETURNS SETOF model.difference LANGUAGE sq
 			AND EXISTS (SELECT FROM model.log l WHERE l.kind = a.kind AND l.tag = 'EMAIL' AND lower(btrim(l.new)) = c.address)
 			AND NOT EXISTS (SELECT FROM model.opted o WHERE o.address = c.address)
 			AND NOT EXISTS (SELECT FROM model.erased e WHERE e.address = c.address)
-		WHEN c.to_status IS NULL THEN EXISTS (SELECT FROM model.erased e WHERE e.address = c.address)
+		-- they may have moved before that
+		WHEN c.to_status IS NULL THEN EXISTS (SELECT FROM model.change x JOIN model.erased e ON e.address IN (x.address, x.was)
+			WHERE x.list = c.list AND x.web_id = c.web_id)
 		ELSE true END
 $$;
 

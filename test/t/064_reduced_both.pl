@@ -59,6 +59,14 @@ $crm->run;
 is(who('c7|there7') . ' ' . $crm->member('there7@crm.test')->{status}, 'there7@crm.test archived', 'R74: who leaves is out where the member is');
 is($crm->ann(q{SELECT count(*) FROM crm.candidate WHERE email ~ '7@'}), 0, 'and does not come back into the CRM');
 
+# They are erased.
+$crm->act('c8', 'change_email', new_email => 'there8@crm.test');
+$crm->ann(q{SELECT mc_erase_contact('c8@crm.test')});
+$crm->run;
+pull();
+is(who('c8|there8'), '', 'N13: who is erased is so where the member is');
+is($crm->ann(q{SELECT count(*) FROM crm.candidate WHERE email = 'there8@crm.test'}), 0, 'and does not come back by an import');
+
 # -----------------------------------------------------------------------------------------------------------------
 # A row takes the address of somebody who is there already: Mailchimp's facts are in it
 # -----------------------------------------------------------------------------------------------------------------
