@@ -133,4 +133,21 @@ is(sides(5), 'p5new Here L5, p5moved There L5, p5moved Here L5', 'an address tha
 quiet('an address that is not found');
 is(join(' ', map { scalar @{ $sim->get("/_sim/lists/$list{$_}/members")->{members} } } @policies), '8 8 8', 'nor is anybody there twice then');
 
+# A push whose answer is lost has landed, and Mailchimp takes no other for a while: what a read shows then is no edit
+my $there = "^/lists/$list{mailchimp_wins}\$";
+$sim->fault(method => 'POST', path => $there, fault => 'reset_after');
+$sim->fault(method => 'POST', path => $there, fault => 'html_502', times => -1);
+$crm->ann("UPDATE crm.mailchimp_wins SET first_name = 'Landed' WHERE id = 6");
+McTest::begin($session, 'CALL mc_run();');
+$node->wait_until("SELECT EXISTS (SELECT FROM mc_request WHERE work = 'push' AND outcome = 'doubt')");
+$crm->ann("UPDATE crm.mailchimp_wins SET first_name = 'Here' WHERE id = 6");
+$session->query('');
+$crm->later(700);
+pull();
+$sim->delete('/_sim/faults');
+$crm->later(700);
+pull();
+is((split /, /, sides(6))[1], 'p6 Here L6', 'R85: our own push that has landed is no change at Mailchimp');
+quiet('a push that landed');
+
 done_testing;
