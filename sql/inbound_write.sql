@@ -112,6 +112,27 @@ BEGIN
 END
 $$;
 
+/*
+ * Rows that are no contacts of the audience, and are found only now to be somebody who has unsubscribed there (D11); later
+ * on they are among those who are known (read.sql). Whoever was let in again since stays so.
+ */
+CREATE FUNCTION mailchimp_sync.strangers_opt_out(_audience mailchimp_sync.audience, _members mailchimp_sync.inbound_member[])
+RETURNS void
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+	PERFORM mailchimp_sync.opt_out_add(u.source_id, u.contact_key, m.email, 'mailchimp', m.unsubscribe_reason, 'Mailchimp')
+	FROM unnest(_members) u
+	CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.member o
+		WHERE o.audience_id = _audience.audience_id AND o.email_hash = u.email_hash COLLATE "C" OFFSET 0) AS m
+	WHERE _audience.on_unsubscribe = 'opt_out' AND u.contact_key IS NOT NULL AND m.inbound_key IS NULL
+		AND m.status = 'unsubscribed' AND NOT mailchimp_sync.is_unsubscribed_by_us(m)
+		AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c WHERE c.audience_id = _audience.audience_id
+			AND c.source_id = u.source_id AND c.contact_key = u.contact_key COLLATE "C");
+END
+$$;
+
 -- these are in the CRM, with what is the base from now on; a row that is no contact is remembered
 CREATE FUNCTION mailchimp_sync.inbound_brought(_audience mailchimp_sync.audience, _members mailchimp_sync.inbound_member[])
 RETURNS void
@@ -119,6 +140,7 @@ LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+	PERFORM mailchimp_sync.strangers_opt_out(_audience, _members);
 	WITH brought AS MATERIALIZED (
 		SELECT u.*, u.contact_key IS NOT NULL AND NOT EXISTS (SELECT FROM mailchimp_sync.contact c
 			WHERE c.audience_id = _audience.audience_id AND c.source_id = u.source_id AND c.contact_key = u.contact_key COLLATE "C")

@@ -172,4 +172,16 @@ $crm->ann("UPDATE crm.lead SET first_name = 'Kimberley' WHERE email = 'kim\@crm.
 $crm->run;
 is(lead('kim', 'first_name') . ' ' . $crm->rita("SELECT state FROM mc_contact_state WHERE email = 'kim\@crm.test'") . writes(), 'Kimberley not_allowed', 'a member that may not be written to');
 
+# whom the rule does not take, and who had left before anybody knew that it is them
+$crm->ann("SELECT mc_add_audience_source('leads', 'lead', rule => 'false')");
+add('zed');
+$crm->act('zed', 'unsubscribe');
+$crm->ann("INSERT INTO crm.lead (id, email) VALUES (2001, 'zed\@crm.test')");
+pull();
+is(lead('zed', 'mailchimp_status') . ' ' . $crm->rita("SELECT origin FROM mc_group_member WHERE contact_key = '2001'"), 'unsubscribed mailchimp', 'D11: is found, and has opted out');
+$crm->max("SELECT mc_opt_in('lead', 2001)");
+$crm->act('zed', 'edit', merge_fields => { FNAME => 'Zedd' });
+pull();
+is(lead('zed', 'first_name') . ' ' . $crm->rita("SELECT count(*) FROM mc_group_member WHERE contact_key = '2001'"), 'Zedd 0', 'who is let in again stays so');
+
 done_testing();
