@@ -93,6 +93,9 @@ BEGIN
 	WHERE n.audience_id = _audience_id AND n.email_hash = ANY (_news) AND n.email_hash <> ALL (_olds);
 	UPDATE mailchimp_sync.member m SET email_hash = lower(m.mailchimp_id), look_at = mailchimp_sync.clock()
 	WHERE m.audience_id = _audience_id AND m.email_hash = ANY (_parked);
+	-- the CRM is asked again
+	DELETE FROM mailchimp_sync.failure f
+	WHERE f.work = 'pull' AND f.audience_id = _audience_id AND f.campaign_id = 0 AND f.source_id = 0 AND f.contact_key = ANY (_olds);
 	-- by way of names that are no hashes: some change places
 	UPDATE mailchimp_sync.member m SET email_hash = 'moving ' || _news[array_position(_olds, m.email_hash COLLATE "C")],
 		email = _emails[array_position(_olds, m.email_hash COLLATE "C")], look_at = NULL

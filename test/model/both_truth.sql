@@ -309,6 +309,7 @@ CREATE FUNCTION model.wrong_members() RETURNS SETOF model.difference LANGUAGE sq
 	SELECT 'touched without a reason', a.kind, b.address, b.raw::text, m.raw::text
 	FROM model.before b JOIN model.audience a USING (list) JOIN model.member m USING (list, web_id)
 	WHERE b.raw IS DISTINCT FROM m.raw
+		AND NOT EXISTS (SELECT FROM public.mc_group_member g WHERE lower(btrim(g.email)) = m.address)
 		-- no row ever had an address that it had
 		AND NOT EXISTS (SELECT FROM model.change c JOIN model.log l ON l.kind = a.kind AND lower(btrim(l.new)) IN (c.address, c.was)
 			WHERE c.list = b.list AND c.web_id = b.web_id AND l.tag = 'EMAIL')

@@ -84,5 +84,13 @@ pull() for 1, 2;
 is(row(6) . ' ' . $crm->ann(q{SELECT first_name, last_name FROM crm.candidate WHERE email = 'c6@crm.test'}), 'there6@crm.test|F6|L6 Another|One',
 	'R93: who has an address that a row gives up gets a row');
 
+# The CRM refuses somebody, who then moves there.
+$crm->ann(q{ALTER TABLE crm.candidate ADD CHECK (last_name <> 'Refused')});
+$crm->act('odd', 'add', merge_fields => { LNAME => 'Refused' });
+pull();
+$crm->act('odd', 'change_email', new_email => 'even@crm.test');
+pull();
+is($crm->rita(q{SELECT string_agg(work || ' ' || email, ', ') FROM mc_failure}), 'pull even@crm.test', 'R62: a failure goes with the address that it names');
+
 $run->quit;
 done_testing();
