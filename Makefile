@@ -13,9 +13,9 @@ C_FILES = mailchimp_sync.c settings.c clock.c boundary.c sql.c name.c identity.c
 	contact.c unit.c plan.c engine.c field.c refresh.c batch.c leave.c rename.c push.c tag.c opt_out.c erase.c campaign.c campaign_check.c test_mail.c poll.c import.c read.c look.c html.c api.c webhook.c webhook_register.c run.c worker.c launcher.c
 
 # Joined in this order: what a file uses is made before it.
-SQL_FILES = schema.sql clock.sql connection.sql name.sql gate.sql trigger.sql source.sql guard.sql webhook.sql audience.sql account.sql evaluate.sql \
+SQL_FILES = schema.sql clock.sql connection.sql connection_alter.sql name.sql gate.sql trigger.sql source.sql guard.sql webhook.sql audience.sql account.sql evaluate.sql \
 	contact.sql inbound.sql event.sql hand.sql opt_out.sql engine.sql slot.sql conflict.sql desired.sql template.sql campaign.sql campaign_state.sql recipient.sql target.sql merge_tag.sql campaign_check.sql activity.sql report.sql machine.sql signal.sql \
-	erase.sql export.sql fold.sql inbound_find.sql inbound_write.sql crm_time.sql compare.sql field.sql refresh.sql leave.sql rename.sql push.sql tag.sql batch.sql carry.sql \
+	erase.sql export.sql settle.sql fold.sql inbound_find.sql inbound_write.sql crm_time.sql compare.sql field.sql refresh.sql leave.sql rename.sql push.sql push_answer.sql tag.sql batch.sql carry.sql \
 	send.sql send_step.sql adopt.sql send_ask.sql send_ready.sql send_answer.sql resolve.sql send_restore.sql send_tidy.sql schedule.sql test_mail.sql poll_tier.sql poll.sql poll_bulk.sql import.sql import_result.sql read.sql pull.sql look.sql html_style.sql html.sql chart.sql report_html.sql reports_html.sql api.sql run.sql worker.sql \
 	retry.sql hand_over.sql status.sql grants.sql
 

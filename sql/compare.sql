@@ -4,7 +4,7 @@
  * Page by page, first the rows of each source, then our contacts whose row is gone;
  * each page is a step of the engine with a transaction of its own, so that a crash
  * goes on where it was and memory does not grow with the audience. What
- * happens to a contact is the same as after an event (settle() in fold.sql). Races that are closed:
+ * happens to a contact is the same as after an event (settle.sql). Races that are closed:
  * a source that joins or leaves the audience while a comparison begins, an audience that
  * somebody is changing just now.
  */

@@ -3,7 +3,7 @@
  *
  * mailchimp_sync.desired() is the one place where rule, hand, link, opt-out,
  * address and Mailchimp's own verdict are weighed. The engine stores what it
- * returns (fold.sql), mc_preview shows it (N4); it writes nothing.
+ * returns (settle.sql), mc_preview shows it (N4); it writes nothing.
  */
 /*
  * What goes over the wire for a contact, in canonical form. A field is emptied by an

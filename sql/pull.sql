@@ -236,7 +236,7 @@ END
 $$;
 
 /*
- * Of who is only pushed the answer says that they have unsubscribed, and they join the opt-out group (push.sql). Here
+ * Of who is only pushed the answer says that they have unsubscribed, and they join the opt-out group (push_answer.sql). Here
  * that is known before anything is pushed, so whoever comes to such a member joins at once. Not who was inactive
  * before: somebody may have let them in again (mc_opt_in).
  */

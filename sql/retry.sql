@@ -3,7 +3,7 @@
  *
  * What Mailchimp refuses rests until the contact changes, in state "refused", with
  * its words in "failure". Where it says that this is for now (engine.sql), or fails at one
- * contact again and again (push.sql), next_attempt_at is set and the step retry() takes the refusal back
+ * contact again and again (push_answer.sql), next_attempt_at is set and the step retry() takes the refusal back
  * then. mc_retry does so at once, and ends the pauses of what keeps failing.
  */
 CREATE VIEW @extschema@.mc_failure WITH (security_barrier) AS

@@ -1,7 +1,7 @@
 /*-------------------------------------------------------------------------
  *
  * push.c
- *	  What came back from a request that carried contacts (see push.sql).
+ *	  What came back from a request that carried contacts (see push_answer.sql).
  *
  * The reply to POST /lists/{list_id} is 200 even where members failed: members
  * that were created or updated come back as they are now, the others in
