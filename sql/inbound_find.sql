@@ -106,6 +106,13 @@ BEGIN
 	PERFORM mailchimp_sync.note_failure('pull', a.connection, 'The CRM cannot be written', _error_message, _next, a.audience_id,
 		_source_id => _inbound.source_id)
 	FROM mailchimp_sync.audience a WHERE a.audience_id = _inbound.audience_id;
+	IF _inbound.failures = (CASE WHEN mailchimp_sync.error_is_lasting(_error_state) THEN 0
+			ELSE mailchimp_sync.failing_for_long() - 1 END) THEN
+		PERFORM mailchimp_sync.signal('sync_failed', a.connection, a.audience_id, NULL,
+			jsonb_build_object('reason', format('source "%s": %s', s.source, _error_message)))
+		FROM mailchimp_sync.audience a JOIN mailchimp_sync.source s ON s.source_id = _inbound.source_id
+		WHERE a.audience_id = _inbound.audience_id;
+	END IF;
 END
 $$;
 

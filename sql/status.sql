@@ -172,7 +172,9 @@ UNION ALL
 SELECT 'failures', q.lasting = 0, q.failures::text,
 	CASE WHEN q.failures > 0 THEN format('%s of them tried again by itself; see mc_failure', q.retried) END
 FROM (SELECT count(*) AS failures, count(f.next_attempt_at) AS retried,
-		count(*) FILTER (WHERE f.work <> 'refresh' AND f.next_attempt_at < f.last_failed_at + interval '1 hour') AS lasting
+		count(*) FILTER (WHERE f.work <> 'refresh' AND f.next_attempt_at < f.last_failed_at + interval '1 hour'
+			-- a table of the CRM that takes nothing at all
+			OR f.work = 'pull' AND f.source IS NOT NULL AND f.contact_key IS NULL) AS lasting
 	FROM @extschema@.mc_failure f) q
 UNION ALL
 SELECT 'erasures', q.oldest IS NULL OR q.oldest > mailchimp_sync.clock() - interval '1 hour', q.waiting::text,

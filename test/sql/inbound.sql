@@ -259,6 +259,8 @@ SELECT shown('news', 'r1@crm.test', 'cleaned');
 SELECT bring();
 SELECT source, key, title, detail FROM failures() WHERE key IS NULL;
 SELECT mc_status FROM inbound.person WHERE id = 101;
+SELECT value, ok FROM mc_status WHERE item = 'failures';
+SELECT kind, audience, detail FROM mc_signal WHERE kind = 'sync_failed';
 ALTER TABLE inbound.person RENAME telephone TO phone;
 SELECT mc_retry('news') > 0 AS retried;
 SELECT bring();
