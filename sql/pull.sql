@@ -53,6 +53,8 @@ BEGIN
 		RETURN '{}';
 	END IF;
 	PERFORM mailchimp_sync.move_members(_audience_id, _olds, _news, _texts);
+	-- the page tells when (store_statuses)
+	UPDATE mailchimp_sync.member m SET last_changed = NULL WHERE m.audience_id = _audience_id AND m.email_hash = ANY (_news);
 	RETURN _news;
 END
 $$;

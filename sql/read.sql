@@ -302,7 +302,10 @@ AS $$
 				ELSE mailchimp_sync.better_reason(CASE WHEN m.status = 'unsubscribed' THEN m.unsubscribe_reason END,
 					excluded.unsubscribe_reason) END,
 			mailchimp_id = coalesce(excluded.mailchimp_id, m.mailchimp_id),
-			last_changed = coalesce(excluded.last_changed, m.last_changed), read_at = excluded.read_at,
+			-- where nothing else has changed that was a request of ours: who changed it last is weighed by this (conflict.sql)
+			last_changed = CASE WHEN m.last_changed IS NOT NULL AND excluded.status = m.status AND excluded.status <> 'archived'
+					AND excluded.read_fields = m.read_fields THEN m.last_changed
+				ELSE coalesce(excluded.last_changed, m.last_changed) END, read_at = excluded.read_at,
 			read_fields = coalesce(excluded.read_fields, m.read_fields),
 			-- archived once more: somebody had it out of the archive meanwhile, and nobody knows as what
 			archived_by_us = m.archived_by_us AND excluded.status = 'archived'

@@ -230,8 +230,8 @@ BEGIN
 		status = CASE WHEN _found THEN _status ELSE m.status END,
 		status_before = CASE WHEN _found IS FALSE OR _status IN ('archived', 'unsubscribed') AND m.status IS DISTINCT FROM 'subscribed'
 			THEN m.status_before END,
-		-- we did that: the next read tells when
-		last_changed = CASE WHEN _found AND _f.phase <> 'look' THEN NULL ELSE m.last_changed END,
+		-- we did that: the next read tells when; but not where what people changed there comes into the CRM
+		last_changed = CASE WHEN _found AND _f.phase <> 'look' AND m.read_fields IS NULL THEN NULL ELSE m.last_changed END,
 		-- a page asked for before that shows the old address
 		read_at = CASE WHEN _found THEN mailchimp_sync.clock() ELSE m.read_at END,
 		-- of a leave in doubt it is known now

@@ -245,7 +245,9 @@ CREATE FUNCTION model.wrong_imports(_rests boolean) RETURNS SETOF model.differen
 	UNION ALL
 	SELECT 'imported twice', l.kind, l.new, 'the row that was there', l.id::text
 	FROM model.log l, model.log_mark k
+	-- a row of no contact is found as it is written
 	WHERE l.n > k.n AND NOT l.people AND l.action = 'insert' AND l.tag = 'EMAIL' AND EXISTS (SELECT FROM model.row r WHERE r.kind = l.kind AND r.id <> l.id
+		AND lower(r.email) = r.address
 		AND r.address = lower(btrim(l.new)) AND (SELECT max(o.n) FROM model.log o WHERE o.kind = r.kind AND o.id = r.id AND o.tag = 'EMAIL')
 			< CASE WHEN _rests THEN l.n ELSE k.n END)
 	UNION ALL

@@ -84,6 +84,18 @@ pull() for 1, 2;
 is(row(6) . ' ' . $crm->ann(q{SELECT first_name, last_name FROM crm.candidate WHERE email = 'c6@crm.test'}), 'there6@crm.test|F6|L6 Another|One',
 	'R93: who has an address that a row gives up gets a row');
 
+# The latest wins: Mailchimp's change of a field is older than the CRM's, and our moving the member is none at all.
+policy('latest_wins');
+$crm->act('c9', 'edit', merge_fields => { FNAME => 'There9' });
+$crm->later(10);
+$crm->ann(q{UPDATE crm.candidate SET first_name = 'Here9', email = 'here9@crm.test' WHERE id = 9});
+$crm->run;
+$crm->later(10);
+pull() for 1, 2;
+is(row(9), 'here9@crm.test|Here9|L9', 'R85: the CRM keeps what it changed later');
+is($crm->shown('here9@crm.test'), 'subscribed|Here9|g0', 'and Mailchimp has it, though the address went first');
+policy('mailchimp_wins');
+
 # The CRM refuses somebody, who then moves there.
 $crm->ann(q{ALTER TABLE crm.candidate ADD CHECK (last_name <> 'Refused')});
 $crm->act('odd', 'add', merge_fields => { LNAME => 'Refused' });
