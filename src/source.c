@@ -185,7 +185,7 @@ typedef struct ColumnWalk
 	List *columns; /* those that are read */
 } ColumnWalk;
 
-static bool walk_columns(Node *node, ColumnWalk *walk);
+static bool walk_columns(Node *node, void *context);
 
 /* Is this entry, found level queries above the innermost, the one whose columns we look for? */
 static bool
@@ -230,8 +230,10 @@ walk_join_column(ColumnWalk *walk, const RangeTblEntry *join, const Var *var)
 }
 
 static bool
-walk_columns(Node *node, ColumnWalk *walk)
+walk_columns(Node *node, void *context)
 {
+	ColumnWalk *walk = context;
+
 	if (node == NULL)
 		return false;
 	if (IsA(node, Var))
