@@ -162,8 +162,8 @@ SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
 	RETURN ARRAY(
-		SELECT ROW(m.email_hash, coalesce(c.source_id, m.inbound_source_id), coalesce(c.contact_key, m.inbound_key),
-			coalesce(c.is_ours, m.inbound_key IS NOT NULL), NULL, false, NULL, NULL, NULL, NULL)::mailchimp_sync.inbound_member
+		SELECT ROW(m.email_hash, coalesce(c.source_id, l.source_id), coalesce(c.contact_key, l.contact_key),
+			coalesce(c.is_ours, l.contact_key IS NOT NULL), NULL, false, NULL, NULL, NULL, NULL)::mailchimp_sync.inbound_member
 		FROM unnest(_hashes) AS h(email_hash)
 		CROSS JOIN LATERAL (SELECT o.* FROM mailchimp_sync.member o
 			WHERE o.audience_id = _audience_id AND o.email_hash = h.email_hash COLLATE "C" OFFSET 0) AS m
@@ -178,7 +178,11 @@ BEGIN
 			JOIN mailchimp_sync.audience_source x ON x.audience_id = _audience_id AND x.source_id = k.source_id
 			JOIN mailchimp_sync.source s ON s.source_id = k.source_id
 			ORDER BY k.is_ours DESC, k.desired_hash IS NULL OR k.state = 'conflict',
-				mailchimp_sync.precedence(x.position, s.key_type, k.contact_key) COLLATE "C" LIMIT 1) AS c ON true);
+				mailchimp_sync.precedence(x.position, s.key_type, k.contact_key) COLLATE "C" LIMIT 1) AS c ON true
+		-- the row it was brought into may stand behind another member by now
+		LEFT JOIN LATERAL (SELECT m.inbound_source_id AS source_id, m.inbound_key AS contact_key
+			WHERE m.inbound_key IS NOT NULL AND NOT mailchimp_sync.inbound_is_taken(_audience_id, m.inbound_source_id, m.inbound_key,
+				m.email_hash)) AS l ON true);
 END
 $$;
 

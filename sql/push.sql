@@ -185,6 +185,13 @@ AS $$
 			AND c.action IN ('subscribe', 'update') AND c.contact_key NOT IN (SELECT b.contact_key FROM behind b)
 			AND c.contact_key NOT IN (SELECT u.contact_key FROM unread u)
 		RETURNING c.*
+	), met AS (
+		-- whoever was another member before is to have in the CRM what Mailchimp shows of this one (inbound_write.sql)
+		UPDATE mailchimp_sync.member m SET inbound_at = mailchimp_sync.clock()
+		WHERE (SELECT mailchimp_sync.inbound_now(_audience.audience_id)) IS NOT NULL
+			AND m.audience_id = _audience.audience_id AND m.email_hash IN (SELECT c.email_hash FROM mailchimp_sync.contact c
+				WHERE c.audience_id = _audience.audience_id AND c.source_id = _source_id
+					AND c.contact_key IN (SELECT t.contact_key FROM travelling t) AND coalesce(c.member_hash, c.left_hash) <> c.email_hash)
 	), former AS (
 		-- it may have stepped aside
 		UPDATE mailchimp_sync.contact c SET member_hash = mailchimp_sync.email_hash(c.aside_email), aside_email = NULL, sent_hash = NULL

@@ -62,7 +62,7 @@ BEGIN
 				excluded.action, excluded.stale_tags, excluded.desired_hash, excluded.by_hand)
 			OR (c.member_hash, c.agreed_hash) IS DISTINCT FROM (coalesce(excluded.member_hash, c.member_hash),
 				coalesce(excluded.agreed_hash, c.agreed_hash))
-		RETURNING c.contact_key, c.queue
+		RETURNING c.contact_key, c.queue, c.left_hash
 	), met AS (
 		-- whoever takes the address of somebody who is there is to have what Mailchimp shows of them, and whoever gives one up may have
 		-- kept another one there out of the CRM (inbound_write.sql)
@@ -72,6 +72,9 @@ BEGIN
 					AND (d.email_hash, d.standing) IS DISTINCT FROM (d.old_email_hash, d.old_standing)
 				ELSE h.email_hash IS NOT NULL END
 			AND EXISTS (SELECT FROM mailchimp_sync.inbound i WHERE i.audience_id = _audience_id AND i.source_id = _source_id)
+		UNION
+		-- or was another member before
+		SELECT d.at_hash FROM desired d JOIN stored s USING (contact_key) WHERE d.adopts AND s.left_hash <> d.at_hash
 	), agreed AS (
 		-- what both have already is what they agree upon, and who is as the CRM wants them is ours from then on (D20)
 		UPDATE mailchimp_sync.member m SET ours = m.ours OR d.adopts, sent_source_id = _source_id,

@@ -96,6 +96,18 @@ is(row(9), 'here9@crm.test|Here9|L9', 'R85: the CRM keeps what it changed later'
 is($crm->shown('here9@crm.test'), 'subscribed|Here9|g0', 'and Mailchimp has it, though the address went first');
 policy('mailchimp_wins');
 
+# Somebody who came in moves, and somebody else comes with the address; the CRM wins, so that is who the row is from then on.
+policy('crm_wins');
+$crm->act('visitor', 'add', merge_fields => { FNAME => 'Visitor', LNAME => 'One' });
+pull();
+my $visitor = $crm->ann(q{SELECT id FROM crm.candidate WHERE email = 'visitor@crm.test'});
+$crm->act('visitor', 'change_email', new_email => 'gone@crm.test');
+$crm->act('visitor', 'add', merge_fields => { FNAME => 'Visitor', LNAME => 'One' });
+for (1 .. 3) { pull(); $crm->later(70) }
+is($crm->member('gone@crm.test')->{status}, 'archived', 'who has the address is the member');
+is(facts($visitor), 'subscribed ' . $crm->member('visitor@crm.test')->{contact_id}, 'R91: and the facts are theirs, not of the one before, who was archived after that');
+policy('mailchimp_wins');
+
 # The CRM refuses somebody, who then moves there.
 $crm->ann(q{ALTER TABLE crm.candidate ADD CHECK (last_name <> 'Refused')});
 $crm->act('odd', 'add', merge_fields => { LNAME => 'Refused' });
