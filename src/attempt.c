@@ -227,8 +227,8 @@ become_role(const McAttempt *attempt)
 		/* the triggers of the CRM fire, and ours, whatever the session of mc_run does without */
 		set_locally("session_replication_role", "origin", PGC_SUSET);
 	else
-		/* last: a setting may be changed in a read-only transaction, this one not back */
-		set_locally("transaction_read_only", "on", PGC_USERSET);
+		/* the variable of the setting transaction_read_only, which from 17 on no function may set for a while */
+		XactReadOnly = true;
 	SetUserIdAndSecContext(attempt->role,
 						   SECURITY_LOCAL_USERID_CHANGE | SECURITY_RESTRICTED_OPERATION);
 }
