@@ -339,7 +339,8 @@ RESET ROLE;
 TRUNCATE inbound.log;
 SELECT shown('news', 'r2@crm.test', 'cleaned');
 SELECT bring();
-SELECT * FROM inbound.log WHERE what !~ '^UPDATE';
+-- (some of the server's words are others from 16 on)
+SELECT regexp_replace(what, ': [^:]* external program$', ': refused') AS what FROM inbound.log WHERE what !~ '^UPDATE';
 SELECT current_user, current_setting('search_path'), current_setting('datestyle'), current_setting('lock_timeout'), count(*) AS locks FROM pg_locks WHERE locktype = 'advisory' AND objid = 815;
 SELECT mc_status FROM inbound.person WHERE id = 102;
 DROP TRIGGER try_tricks ON inbound.person;
